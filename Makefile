@@ -1,0 +1,39 @@
+# make demo, make test: each does all its own set-up in .venv and reuses it afterwards.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-all lint bench setup clean
+
+demo: $(READY)
+	$(BIN)/irstd demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(READY)
+	$(BIN)/irstd bench shard
+	$(BIN)/irstd bench loader
+	$(BIN)/irstd bench train
+	$(BIN)/irstd bench infer
+
+setup: $(READY)
+
+# The lock names the whole closure by version; it constrains the install, so the same pins bring a CUDA build of torch on
+# machines where the index offers one.
+$(READY): pyproject.toml requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "irstd needs Python 3.11: make PYTHON=python3.11 $(MAKECMDGOALS)")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache build *.egg-info

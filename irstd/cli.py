@@ -1,0 +1,274 @@
+"""The command line: one command for each arrow, a thin face over `irstd.commands`.
+
+Heavy imports live in the functions, so that `irstd --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from irstd.errors import IrstdError
+
+app = typer.Typer(
+    name="irstd",
+    help="Data sets and training for infrared small-target detection: raw video in, registered detectors out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+bench = typer.Typer(help="Measure the data path and the networks, as ratios against a named baseline.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as train.epochs=20")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="processes; default: one a GPU, else up to 2")]
+Register = Annotated[bool, typer.Option("--register/--no-register", help="register the result as challenger")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="show a traceback with an error")] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def demo() -> None:
+    """The whole road on the sample: raw video to a registered model and detections drawn on a video."""
+    _call("demo")
+
+
+@app.command()
+def doctor(
+    what: Annotated[str, typer.Argument(help="'all', 'data' or 'machine'")] = "all",
+) -> None:
+    """Check versions against the lock, ports, disk, cores, and the data's hashes."""
+    _call("doctor", what=what)
+
+
+@app.command()
+def up() -> None:
+    """Start Prefect, MLflow and Ray with their web pages on loopback."""
+    _call("services", "up")
+
+
+@app.command()
+def down() -> None:
+    """Stop exactly what `up` started."""
+    _call("services", "down")
+
+
+@app.command()
+def status() -> None:
+    """What of the stack is running, and where."""
+    _call("services", "status")
+
+
+@app.command("run")
+def run_flow(
+    flow: Annotated[str, typer.Argument(help="train-flow, shard-flow, ...")],
+    overrides: Overrides = None,
+    watch: Annotated[bool, typer.Option("--watch/--no-watch", help="wait for the end")] = True,
+) -> None:
+    """Run a deployed flow on the running stack: FLOW/default.
+
+    Prefect itself addresses a deployment as FLOW/DEPLOYMENT: `prefect deployment run train-flow/default`. The bare name
+    `train-flow` cannot work there; here it does. KEY=VALUE are the flow's parameters; dotted ones go into its configuration.
+    """
+    _call("services", "run_flow", flow=flow, overrides=overrides or [], watch=watch)
+
+
+@app.command()
+def ingest(
+    source: Annotated[Path | None, typer.Argument(help="a recording, or a folder of recordings and labels")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="the set's name: [a-z0-9_-]")] = None,
+    format: Annotated[str, typer.Option("--format", help="auto, simple, native, halmstad, sirst")] = "auto",
+    bit_depth: Annotated[int | None, typer.Option("--bit-depth", min=1, max=16)] = None,
+    group_by: Annotated[str | None, typer.Option("--group-by", help="regular expression; its first group names the group")] = None,
+    list_name: Annotated[str | None, typer.Option("--list", help="which published split list to import")] = None,
+    licence: Annotated[str | None, typer.Option("--licence")] = None,
+    update: Annotated[bool, typer.Option("--update", help="make a new version of what is there")] = False,
+    remove: Annotated[str | None, typer.Option("--remove", metavar="SET/SEQUENCE")] = None,
+    push: Annotated[str | None, typer.Option("--push", metavar="REMOTE", help="dvc push to this remote afterwards")] = None,
+) -> None:
+    """Add recordings with their annotations to data/ as a new version of data.dvc."""
+    _call(
+        "ingest", source=source, name=name, format=format, bit_depth=bit_depth, group_by=group_by, list_name=list_name,
+        licence=licence, update=update, remove=remove, push=push,
+    )  # fmt: skip
+
+
+@app.command()
+def shard(
+    overrides: Overrides = None,
+    data: Annotated[Path | None, typer.Option("--data", help="another data folder; needs --out")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="write the shards there, outside DVC; takes shard.* overrides")] = None,
+) -> None:
+    """Build shards/ from data/: what has not changed is kept."""
+    _call("shard", overrides=overrides or [], data=data, out=out)
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Argument(help="ggl-net")],
+    overrides: Overrides = None,
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="a YAML file of recipes/")] = None,
+    workers: Workers = None,
+    register: Register = True,
+    shards: Annotated[Path | None, typer.Option("--shards", help="default: shards/ of the workspace")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="also write the model package to this folder")] = None,
+) -> None:
+    """Train a network with Ray Train. The same command again resumes, or takes the finished result."""
+    _call(
+        "train", model=model, overrides=overrides or [], recipe=recipe, workers=workers, register=register, shards=shards,
+        out=out,
+    )  # fmt: skip
+
+
+@app.command()
+def tune(
+    space: Annotated[str, typer.Argument(help="a name in tune_spaces/, or a YAML file")],
+    overrides: Overrides = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="workers of one trial")] = None,
+    parallel: Annotated[int | None, typer.Option("--parallel", min=1, help="trials side by side; default: what fits")] = None,
+    register: Register = True,
+    shards: Annotated[Path | None, typer.Option("--shards")] = None,
+) -> None:
+    """Search a space with Ray Tune; each trial is a child run in MLflow."""
+    _call(
+        "tune", space=space, overrides=overrides or [], workers=workers, parallel=parallel, register=register, shards=shards
+    )
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL_URI", help="models:/ggl-net@champion, or a package's folder")],
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option("--split")] = "test",
+    shards: Annotated[Path | None, typer.Option("--shards")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="also write the numbers to this JSON file")] = None,
+) -> None:
+    """Score a model on a split, a classical baseline at the same false-alarm rate beside it."""
+    _call("evaluate", uri=model, overrides=overrides or [], split=split, shards=shards, out=out)
+
+
+@app.command()
+def promote(
+    model: Annotated[str, typer.Argument(metavar="MODEL_URI", help="such as models:/ggl-net@challenger")],
+) -> None:
+    """Make a version champion if it beats the one that is, on the same gate split."""
+    _call("promote", uri=model)
+
+
+@app.command()
+def detect(
+    video: Annotated[Path, typer.Argument(help="a recording, or a folder of frames")],
+    model: Annotated[str, typer.Option("--model", help="MODEL_URI")],
+    out: Annotated[Path, typer.Option("--out", help="folder for detections.jsonl and overlay.webm")],
+    bit_depth: Annotated[int | None, typer.Option("--bit-depth", min=1, max=16)] = None,
+    overlay: Annotated[bool, typer.Option("--overlay/--no-overlay")] = True,
+) -> None:
+    """Run a model on a video: detections as JSON lines and an overlay video."""
+    _call("detect", video=video, uri=model, out=out, bit_depth=bit_depth, overlay=overlay)
+
+
+@app.command()
+def lineage(
+    model: Annotated[str, typer.Argument(metavar="MODEL_URI")],
+    verify: Annotated[bool, typer.Option("--verify", help="recompute every hash; status 1 at the first broken link")] = False,
+) -> None:
+    """The chain from a model version to its recordings."""
+    _call("lineage", uri=model, verify=verify)
+
+
+@app.command("list")
+def list_(what: Annotated[str, typer.Argument(help="data, runs or models")] = "data") -> None:
+    """Data sets, runs, or registered models."""
+    _call("listing", what=what)
+
+
+@app.command()
+def clean(
+    what: Annotated[list[str] | None, typer.Argument(help="checkpoints, runs, shards, cache, pulled, logs")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="remove; without it only the sizes are shown")] = False,
+) -> None:
+    """Show what takes space, and remove what can be made again."""
+    _call("clean", what=what or [], yes=yes)
+
+
+@bench.command("loader")
+def bench_loader(
+    shards: Annotated[Path | None, typer.Option("--shards")] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 5.0,
+) -> None:
+    """Clips a second from shards, against the same clips from PNG files with the gradient computed."""
+    _call("bench", "loader", shards=shards, seconds=seconds)
+
+
+@bench.command("shard")
+def bench_shard(seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 5.0) -> None:
+    """Frames a second of the shard writer, against the sum of its parts timed alone."""
+    _call("bench", "shard", seconds=seconds)
+
+
+@bench.command("train")
+def bench_train(
+    shards: Annotated[Path | None, typer.Option("--shards")] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 10.0,
+) -> None:
+    """The share of a training step that waits for data."""
+    _call("bench", "train", shards=shards, seconds=seconds)
+
+
+@bench.command("infer")
+def bench_infer(seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 10.0) -> None:
+    """Frames a second of the detector, against the bare network."""
+    _call("bench", "infer", seconds=seconds)
+
+
+def _call(module: str, function: str | None = None, /, **arguments: Any) -> None:
+    """Run irstd.commands.<module>.<function> in the workspace; its return value is the exit status (None: 0)."""
+    import importlib
+
+    from irstd.workspace import Workspace
+
+    found = importlib.import_module(f"irstd.commands.{module}")
+    status = getattr(found, function or "run")(Workspace.find().enter(), **arguments)
+    if status:
+        raise typer.Exit(status)
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line and return the exit status: 0 done, 1 the work failed, 2 bad input or usage."""
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        found = app(arguments, standalone_mode=False)
+        return found if isinstance(found, int) else 0
+    except IrstdError as error:
+        if debug:
+            raise
+        print(f"irstd: {error}", file=sys.stderr)
+        return error.status
+    except typer.exceptions.TyperException as error:
+        message = error.format_message()
+        if not message or message.startswith("Usage:"):  # no arguments: the help is the answer
+            print(message)
+        else:
+            print(f"irstd: {message[0].lower() + message[1:]} (irstd --help)", file=sys.stderr)
+        return 2
+    except typer.Exit as error:
+        return error.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        print("irstd: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        line = (str(error).strip().splitlines() or [""])[0]
+        print(f"irstd: unexpected {type(error).__name__}: {line} (add --debug for the traceback)", file=sys.stderr)
+        return 1

@@ -1,0 +1,1 @@
+"""Ray: the session, the plan, training over workers, and searches. The only importer of ray."""

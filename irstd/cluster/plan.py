@@ -1,0 +1,77 @@
+"""The resource plan: what a run asks for, and whether it can be placed. Made, printed and refused before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from irstd.environment import cores
+from irstd.errors import InputError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What there is: processor cores and GPUs of this machine or of the joined cluster."""
+
+    cpus: float
+    gpus: float
+    where: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Workers of a run (or of each trial), what each gets, and how many trials run side by side."""
+
+    workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    trials: int
+    resources: Resources
+
+    @property
+    def threads(self) -> int:
+        """Threads of a worker: exactly its share."""
+        return max(1, int(self.cpus_per_worker))
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.gpus_per_worker else "cpu"
+
+    def __str__(self) -> str:
+        each = f"{self.cpus_per_worker:g} CPU" + (f" and {self.gpus_per_worker:g} GPU" if self.gpus_per_worker else "")
+        beside = f", {self.trials} trials side by side" if self.trials > 1 else ""
+        there = f"{self.resources.cpus:g} CPU, {self.resources.gpus:g} GPU on {self.resources.where}"
+        return f"plan: {self.workers} worker(s) with {each} each{beside}; there are {there}"
+
+
+def machine() -> Resources:
+    """Cores and GPUs of this machine, without starting Ray."""
+    import torch
+
+    return Resources(cores(), torch.cuda.device_count(), "this machine")
+
+
+def make(resources: Resources, workers: int | None = None, trials: int | None = None) -> Plan:
+    """The plan for `workers` (default: one a GPU, else up to two) in each of `trials` side by side (None: one run).
+
+    `trials=0` asks for as many trials side by side as fit. `InputError` where it cannot be placed.
+    """
+    sweep = trials is not None
+    wanted = workers or (1 if sweep else int(resources.gpus) or min(2, int(resources.cpus)))
+    # A trial function of several workers holds half a core itself while its workers train.
+    driver = 0.5 if sweep and wanted > 1 else 0.0
+    gpus = 1.0 if resources.gpus else 0.0
+    smallest = 0.5 if driver else 1.0
+    room = int((resources.cpus + 1e-9) // (wanted * smallest + driver))
+    if gpus:
+        room = min(room, int(resources.gpus // wanted))
+    if room < max(1, trials or 1):
+        what = "GPU" if gpus and resources.gpus < wanted * max(1, trials or 1) else "core"
+        have = resources.gpus if what == "GPU" else resources.cpus
+        count = f"{trials} trials of {wanted} worker(s)" if trials else f"{wanted} worker(s)"
+        raise InputError(
+            f"cannot place {count} with one {what} each: {resources.where} has {have:g}; ask for fewer with --workers"
+        )
+    beside = (trials or room) if sweep else 1
+    share = (resources.cpus / beside - driver) / wanted
+    cpus = float(int(share)) if share >= 1 else smallest
+    return Plan(wanted, cpus, gpus, beside, resources)

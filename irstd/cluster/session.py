@@ -1,0 +1,69 @@
+"""A Ray session for one command: the Ray that `irstd up` recorded, or a local one that ends with the command."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from irstd.cluster.plan import Resources
+from irstd.environment import cores
+from irstd.errors import WorkError
+from irstd.workspace import Workspace
+
+
+_keep = False
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Inside this block the first `session` starts Ray and the others use the same; it ends with the block."""
+    global _keep
+    _keep = True
+    try:
+        yield
+    finally:
+        _keep = False
+        ray = sys.modules.get("ray")
+        if ray is not None and ray.is_initialized():
+            ray.shutdown()
+
+
+@contextmanager
+def session(workspace: Workspace, cpus: int | None = None) -> Iterator[Resources]:
+    """Connect to, or start, Ray; yields what it has. The session is closed at the end, and a local Ray stopped."""
+    os.environ["RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING"] = "0"
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    address = workspace.ray_address
+    options: dict = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": True}
+    if address:
+        options |= {"address": address, "runtime_env": {"env_vars": workspace.environment()}}
+    else:
+        workspace.ray_session.mkdir(mode=0o700, parents=True, exist_ok=True)
+        options |= {"num_cpus": cpus or cores(), "include_dashboard": False, "_temp_dir": str(workspace.ray_session)}
+        # A variable of the caller's shell must not make a local session join somebody's cluster.
+        os.environ.pop("RAY_ADDRESS", None)
+        options["address"] = "local"
+    try:
+        if not ray.is_initialized():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise WorkError(f"Ray at {address or 'this machine'} does not answer: {_first_line(error)}") from error
+    try:
+        found = ray.cluster_resources()
+        yield Resources(found.get("CPU", 0), found.get("GPU", 0), address or "this machine")
+    finally:
+        if not _keep:
+            ray.shutdown()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

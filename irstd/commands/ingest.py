@@ -1,0 +1,98 @@
+"""`irstd ingest`: recordings and annotations into data/, and the new version into data.dvc."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from irstd import versioning
+from irstd.commands.show import result, say, size
+from irstd.config import load
+from irstd.data import ingest as ingestion
+from irstd.errors import InputError
+from irstd.workspace import Workspace
+
+
+def run(
+    workspace: Workspace,
+    source: Path | None,
+    name: str | None,
+    format: str,
+    bit_depth: int | None,
+    group_by: str | None,
+    list_name: str | None,
+    licence: str | None,
+    update: bool,
+    remove: str | None,
+    push: str | None,
+) -> None:
+    """Nothing of data/ changes unless the whole source is good."""
+    if remove is not None:
+        versioning.fetch_data(workspace, say)
+        with versioning.lock(workspace):
+            ingestion.remove(workspace.data, *_pair(remove))
+            version = versioning.add_data(workspace)
+        say(f"removed {remove}; data.dvc is now {version.removesuffix('.dir')[:12]}")
+        return
+    if source is None or name is None:
+        raise InputError("write irstd ingest SOURCE --name NAME (or --remove SET/SEQUENCE)")
+    versioning.fetch_data(workspace, say)
+    (workspace.home / "staging").mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix="ingest-", dir=workspace.home / "staging"))
+    try:
+        with versioning.lock(workspace):
+            report = ingestion.ingest(
+                source,
+                name,
+                workspace.data,
+                staging,
+                format=format,
+                bit_depth=bit_depth,
+                group_by=group_by,
+                list_name=list_name,
+                licence=licence,
+                update=update,
+                shares=load(workspace.root).shard.split,
+                progress=_progress(),
+            )
+            for message in report.messages:
+                say(f"ingest {name}: {message}")
+            changed = bool(report.added or report.updated) or versioning.data_md5(workspace.root) is None
+            version = versioning.add_data(workspace) if changed else versioning.data_md5(workspace.root)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    say(
+        f"ingest {name}: {len(report.added)} sequences added, {len(report.updated)} updated, "
+        f"{len(report.unchanged)} unchanged, {len(report.unlabelled)} without labels"
+    )
+    say(f"data.dvc: {(version or '').removesuffix('.dir')[:12]}" + ("" if changed else " (nothing has changed)"))
+    if push:
+        versioning.push(workspace, push)
+        say(f"pushed to {push}")
+    result(set=name, data=version, added=len(report.added), updated=len(report.updated))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, slash, sequence = text.partition("/")
+    if not slash or not name or not sequence:
+        raise InputError(f"--remove {text!r}: write SET/SEQUENCE; irstd list data shows them")
+    return name, sequence
+
+
+def _progress() -> Callable[[int, int, str], None]:
+    """A line every few seconds with an estimate of the time left."""
+    import time
+
+    started = last = time.monotonic()
+
+    def show(done: int, total: int, name: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > 3 and done:
+            last = now
+            left = (now - started) / done * (total - done)
+            say(f"ingest: {size(done)} of {size(total)} ({name}), about {left:.0f} s left")
+
+    return show

@@ -1,0 +1,32 @@
+"""`irstd promote`: move the alias `champion` to a version that is better on the same gate split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from irstd.commands.show import result, say, scored, table
+from irstd.errors import InputError
+from irstd.workspace import Workspace
+
+
+def run(workspace: Workspace, uri: str) -> int:
+    """Status 0 where the version is champion afterwards, 1 where the champion stays."""
+    from irstd.registry import models, promotion, tracking
+
+    if not uri.startswith("models:/"):
+        raise InputError(f"{uri}: promote takes a registered version, such as models:/ggl-net@challenger")
+    with tracking.answering(workspace):
+        challenger = models.resolve(workspace, uri)
+        champion = models.aliased(workspace, challenger.name, "champion")
+        verdict = promotion.compare(workspace, challenger, champion)
+        rows: list[dict[str, Any]] = []
+        for role, values in (("challenger", verdict.challenger), ("champion", verdict.champion)):
+            if values:
+                rows.append({"": role, "version": values["version"], "numbers": scored(values)})
+        if rows:
+            say(f"on split {verdict.split} (strict, native grid):")
+            say(table(rows))
+        say(f"{'promoted' if verdict.promoted else 'kept'}: {verdict.reason}")
+        promotion.record(workspace, challenger, champion, verdict)
+    result(model=f"models:/{challenger.name}/{challenger.version}", promoted=verdict.promoted, reason=verdict.reason)
+    return 0 if verdict.promoted else 1

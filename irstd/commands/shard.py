@@ -1,0 +1,53 @@
+"""`irstd shard`: shards/ from data/, through the stage `shard` of dvc.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from irstd import config, versioning
+from irstd.commands.show import result, say
+from irstd.data import shards as building
+from irstd.data.manifest import read_all
+from irstd.errors import InputError
+from irstd.workspace import Workspace
+
+
+def run(workspace: Workspace, overrides: list[str], data: Path | None, out: Path | None) -> None:
+    """With --out the plain function runs, outside DVC, and takes overrides; else params.yaml decides."""
+    if out is not None:
+        options = config.load(workspace.root, overrides=config.parse_overrides(overrides)).shard
+        if data is None:
+            versioning.fetch_data(workspace, say)
+        digests = building.build(data or workspace.data, out, options, progress=_progress)
+        say(f"shards of {', '.join(digests)} in {out}")
+        return
+    if overrides or data is not None:
+        raise InputError("the workspace's shards follow params.yaml; change shard.* there, or write elsewhere with --out DIR")
+    ensure(workspace, quiet=False)
+
+
+def ensure(workspace: Workspace, quiet: bool = True) -> bool:
+    """Fetch the data and bring the shards up to date; False where nothing had to be done."""
+    versioning.fetch_data(workspace, say)
+    config.load(workspace.root)  # a mistake in params.yaml is said before DVC starts
+    if not any(workspace.data.iterdir()):
+        raise InputError(f"{workspace.relative(workspace.data)}: no data to shard; ingest recordings first (irstd ingest SOURCE --name NAME)")
+    ran = versioning.reproduce(workspace, "shard", say)
+    found = read_all(workspace.shards)
+    if not ran:
+        say("shards: nothing has changed, kept as they are")
+    if not quiet or ran:
+        for manifest in found:
+            counts = ", ".join(
+                f"{split} {c['labelled']} key frames in {c['sequences']} sequences"
+                for split, c in manifest.content["counts"].items()
+                if c["key_frames"]
+            )
+            say(f"  {manifest.set}: {counts}; digest {manifest.digest[:12]}")
+    if not quiet:
+        result(**{m.set: m.digest for m in found})
+    return ran
+
+
+def _progress(name: str, done: int, total: int) -> None:
+    say(f"shard {name}: {done} of {total} tars")

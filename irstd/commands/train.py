@@ -1,0 +1,198 @@
+"""`irstd train`: a run from shards to a registered model version."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from irstd import config as configuration
+from irstd.commands.show import result, say
+from irstd.config import Config
+from irstd.data.manifest import Manifest, read_all
+from irstd.data.windows import require
+from irstd.files import read_json, sha256_file, staged_folder, write_json
+from irstd.training.identity import Identity, identity
+from irstd.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that was checked and can start."""
+
+    config: Config
+    shards: Path
+    manifests: list[Manifest]
+    identity: Identity
+
+    @property
+    def name(self) -> str:
+        return self.identity.name
+
+
+def run(
+    workspace: Workspace,
+    model: str,
+    overrides: list[str],
+    recipe: Path | None,
+    workers: int | None,
+    register: bool,
+    shards: Path | None,
+    out: Path | None,
+) -> None:
+    config = configuration.load(workspace.root, recipe, configuration.parse_overrides(overrides), model)
+    job = prepare(config, shards or workspace.shards)
+    record = execute(workspace, job, workers)
+    package = write_package(workspace, job, record)
+    if out is not None:
+        import shutil
+
+        with staged_folder(out) as staged:
+            shutil.copytree(package, staged, dirs_exist_ok=True)
+        say(f"package: {workspace.relative(out)}")
+    version = publish(workspace, job, record, package) if register else None
+    from irstd.registry import tracking
+
+    result(
+        run=job.name,
+        mlflow=tracking.run_url(workspace, record["mlflow_run"]),
+        model=f"models:/{config.registered_name}/{version}" if version else None,
+    )
+
+
+def prepare(config: Config, shards: Path) -> Job:
+    """Refuse what cannot be trained, before anything starts."""
+    manifests = read_all(shards, config.data.sets)
+    require(manifests, "train", 1)
+    for manifest in manifests:
+        entry = next(s for shard in manifest.shards("train") for s in shard["samples"]) if manifest.shards("train") else None
+        if entry is not None and "masks.npy" not in entry["members"]:
+            from irstd.errors import InputError
+
+            others = [m.set for m in manifests if m is not manifest]
+            hint = f"; choose others with data.sets={others}".replace("'", "") if others else ""
+            raise InputError(f"set {manifest.set} has no masks, which {config.model.name} learns from{hint}")
+    return Job(config, shards, manifests, identity(config, manifests))
+
+
+def execute(workspace: Workspace, job: Job, workers: int | None = None) -> dict[str, Any]:
+    """Train, or resume, or take the finished run's record (`run.json`)."""
+    from irstd.cluster import plan as planning
+    from irstd.registry import lineage, tracking
+    from irstd.training.loop import describe
+
+    folder = workspace.runs / job.name
+    record = finished(folder)
+    if record is not None and record.get("mlflow_run"):
+        say(f"run {job.name}: trained before, nothing has changed; its result is taken")
+        return record
+    say(describe(job.config, job.shards))
+    # On this machine the plan is refused before Ray starts.
+    plan = None if workspace.ray_address else planning.make(planning.machine(), workers)
+
+    from irstd.cluster import train as cluster
+    from irstd.cluster.session import session
+
+    chain = lineage.of_run(workspace, job.identity, job.manifests, job.config.train.seed)
+    params = configuration.flatten(job.config.model_dump(mode="json"), "configuration")
+    with session(workspace) as resources:
+        plan = plan or planning.make(resources, workers)
+        say(str(plan))
+        run_id = tracking.start(workspace, job.name, lineage.tags(chain) | {"irstd.kind": "train"}, params)
+        say(f"MLflow: {tracking.run_url(workspace, run_id)}")
+        try:
+            if finished(folder, record_needed=False) is None:
+                tracker = tracking.RunTracker(workspace.mlflow_uri, run_id)
+                cluster.fit(workspace, job.config, job.shards, job.name, plan, folder / "checkpoint", tracker, say)
+        except BaseException as error:
+            tracking.finish(workspace, run_id, str(error) or type(error).__name__)
+            raise
+    state = read_json(folder / "checkpoint" / "state.json")
+    record = {
+        "run": job.name,
+        "config": job.config.model_dump(mode="json"),
+        "metrics": state["best"],
+        "mlflow_run": run_id,
+        "lineage": chain,
+        "finished": True,
+    }
+    tracking.log_files(workspace, run_id, [folder / "checkpoint" / "results.csv"])
+    tracking.finish(workspace, run_id, metrics={f"best_{k}": v for k, v in state["best"].items()} | {"step": state["step"]})
+    write_json(folder / "run.json", record)
+    best = state["best"]
+    say(f"done: {best['chosen']} checkpoint of epoch {best['epoch']}, {numbers(job, best)}")
+    return record
+
+
+def finished(folder: Path, record_needed: bool = True) -> dict[str, Any] | None:
+    """`run.json` of a finished run whose checkpoint is still there, or None."""
+    try:
+        record = read_json(folder / "run.json")
+    except (OSError, ValueError):
+        return None
+    whole = record.get("finished") and (folder / "checkpoint" / "best.safetensors").is_file()
+    return record if whole and (not record_needed or "lineage" in record) else None
+
+
+def numbers(job: Job, best: dict[str, Any]) -> str:
+    """The validation numbers with all that they depend on."""
+    from irstd.commands.show import scored
+
+    if best.get("val_iou") is None and best.get("val_fa") is None:
+        return "no val split"
+    measured = job.config.evaluate
+    values = {k: best.get(f"val_{k}") for k in ("iou", "niou", "pd", "fa")}
+    return f"val: {scored(values)} ({measured.protocol}, grid {measured.grid or 'native'}, threshold {measured.threshold:g})"
+
+
+def write_package(workspace: Workspace, job: Job, record: dict[str, Any]) -> Path:
+    """The model package of a finished run, in its run folder."""
+    from safetensors.torch import load_file
+
+    from irstd.inference import package
+
+    folder = workspace.runs / job.name
+    target = folder / "package"
+    best = folder / "checkpoint" / "best.safetensors"
+    weights_sha256 = sha256_file(best)
+    metrics = {
+        "split": "val",
+        "protocol": job.config.evaluate.protocol,
+        "grid": job.config.evaluate.grid,
+        "threshold": job.config.evaluate.threshold,
+        "chosen": record["metrics"]["chosen"],
+        "digests": record["lineage"]["sets"],
+        "values": {k.removeprefix("val_"): v for k, v in record["metrics"].items() if k.startswith("val_")},
+    }
+    with staged_folder(target) as staged:
+        lineage = record["lineage"] | {"mlflow_run": record["mlflow_run"], "weights_sha256": weights_sha256}
+        package.write(staged, load_file(best), job.config, job.manifests, lineage, metrics)
+        # One writer, one order of tensors: the file is the checkpoint's own.
+        (staged / "weights.safetensors").write_bytes(best.read_bytes())
+    return target
+
+
+def publish(workspace: Workspace, job: Job, record: dict[str, Any], folder: Path) -> str:
+    """Register the run's package once; it becomes challenger, and champion where there is none. The version's number."""
+    from irstd.inference.package import Package
+    from irstd.registry import lineage, models, tracking
+
+    name = job.config.registered_name
+    with tracking.answering(workspace):
+        version = models.version_of(workspace, name, job.name)
+        if version is not None:
+            say(f"registry: {name} version {version} is this run's")
+        else:
+            package = Package.read(folder)
+            tags = lineage.tags(record["lineage"]) | {
+                "irstd.weights_sha256": package.content["lineage"]["weights_sha256"],
+                "irstd.chosen": record["metrics"]["chosen"],
+                "irstd.protocol": job.config.evaluate.protocol,
+            }
+            version = models.register(workspace, record["mlflow_run"], package, name, tags)
+            models.set_alias(workspace, name, "challenger", version)
+            say(f"registry: {name} version {version} registered as challenger")
+        if models.aliased(workspace, name, "champion") is None:
+            models.set_alias(workspace, name, "champion", version)
+            say(f"registry: there was no champion; {name} version {version} is it now")
+    return version

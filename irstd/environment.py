@@ -1,0 +1,71 @@
+"""Environment variables of every process of irstd, in one place.
+
+They keep what is written inside IRSTD_HOME, keep the components from calling home, and give each process on a CPU its
+share of threads: spinning OpenMP threads of two processes on two cores cost a factor of five.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+# What must hold before a library is imported. A variable that the user has set is left alone.
+QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "DVC_NO_ANALYTICS": "1",
+    # Ray's hook for `uv run` would zip the whole workspace (video included) to every worker.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Ray warns about its own next default; the choice is stated here.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "OPENCV_LOG_LEVEL": "ERROR",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    "GIT_TERMINAL_PROMPT": "0",
+}
+
+
+def variables(home: Path, mlflow_uri: str, prefect_api: str = "", threads: int | None = None) -> dict[str, str]:
+    """Variables for a process of the workspace whose IRSTD_HOME is `home`.
+
+    `prefect_api` is the address of the running stack's server, or empty: Prefect then starts a temporary one.
+    """
+    found = dict(QUIET)
+    found["PREFECT_HOME"] = str(home / "prefect")
+    found["PREFECT_API_URL"] = prefect_api
+    found["MLFLOW_TRACKING_URI"] = mlflow_uri
+    found["RAY_AUTH_TOKEN_PATH"] = str(home / "ray-token")
+    if threads:
+        found["OMP_NUM_THREADS"] = str(threads)
+    return found
+
+
+def apply(values: dict[str, str]) -> None:
+    """Set `values` in this process; variables of `QUIET` that the user has set are kept."""
+    for name, value in values.items():
+        if name in QUIET:
+            os.environ.setdefault(name, value)
+        else:
+            os.environ[name] = value
+
+
+def ensure_ray_token(home: Path) -> None:
+    """Write the token with which Ray's processes of this workspace know each other, once, readable by its owner only."""
+    path = home / "ray-token"
+    if path.exists():
+        return
+    home.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(handle, "w") as file:
+        file.write(secrets.token_hex(32))
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,1 @@
+"""Frames in, detections out: packages of trained models, the detector, overlays."""

@@ -1,0 +1,86 @@
+"""A model package: a folder that holds all that is needed to detect, and says where it comes from.
+
+    weights.safetensors    weights and buffers
+    package.json           model, intensity rule, threshold, numbers with their protocol, lineage
+
+It is what a model version in the registry carries, and what `irstd detect --model FOLDER` takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from irstd.config import Config
+from irstd.errors import InputError
+from irstd.files import read_json, write_json
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Package:
+    folder: Path
+    content: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Package:
+        try:
+            content = read_json(folder / "package.json")
+        except (OSError, ValueError):
+            raise InputError(f"{folder}: no model package here (package.json is missing or damaged)") from None
+        if content.get("schema") != SCHEMA:
+            raise InputError(f"{folder}: package schema {content.get('schema')}, this version reads {SCHEMA}")
+        return cls(folder, content)
+
+    @property
+    def config(self) -> Config:
+        return Config.model_validate(self.content["config"])
+
+    def model(self, device: str = "cpu") -> Any:
+        """The network with its weights, in evaluation mode on `device`."""
+        import torch
+        from safetensors.torch import load_file
+
+        from irstd.models import build_model
+
+        model = build_model(self.config)
+        try:
+            model.load_state_dict(load_file(self.folder / "weights.safetensors"))
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"{self.folder / 'weights.safetensors'}: {str(error).splitlines()[0]}") from None
+        model.threshold = self.content["threshold"]
+        layout = torch.channels_last if self.config.train.channels_last else torch.contiguous_format
+        return model.to(device, memory_format=layout).eval()
+
+
+def write(
+    folder: Path, weights: dict[str, Any], config: Config, manifests: list[Any], lineage: dict[str, Any], metrics: dict[str, Any]
+) -> Package:
+    """Write a package into the empty folder `folder`.
+
+    `manifests` give the statistics of the `dataset` intensity rule and the bit depth; `metrics` the numbers that chose the
+    checkpoint, with protocol, split and rule of choice.
+    """
+    from safetensors.torch import save_file
+
+    from irstd.data.intensity import pooled, resolve
+
+    depths = {s["bit_depth"] for m in manifests for s in m.content["sequences"].values()}
+    rules = {resolve(config.data.intensity, depth) for depth in depths}
+    statistics = pooled([(m.count("train", "key_frames"), m.content["intensity"]) for m in manifests if m.content["intensity"]])
+    content = {
+        "schema": SCHEMA,
+        "config": config.model_dump(mode="json"),
+        # 'auto' stays only where the model saw both 8-bit recordings and deeper ones.
+        "intensity": {"rule": rules.pop() if len(rules) == 1 else "auto", "dataset": statistics},
+        "bit_depth": max(depths),
+        "threshold": config.evaluate.threshold,
+        "metrics": metrics,
+        "lineage": lineage,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "weights.safetensors")
+    write_json(folder / "package.json", content)
+    return Package(folder, content)

@@ -1,0 +1,108 @@
+"""Which predicted blob answers which target, and what is left over as false alarm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from irstd.metrics.components import Components
+from irstd.metrics.protocols import SegmentationProtocol
+
+HIT_DISTANCE = 3.0
+"""px between centroids; a hit lies strictly below."""
+
+# Centroids are ratios of integers, rounded; without this margin a distance of exactly 3 px between thirds is sometimes
+# a hit.
+ROUNDING = 1e-9
+
+_SURPLUS_RADIUS = 3
+_offsets = np.arange(-_SURPLUS_RADIUS, _SURPLUS_RADIUS + 1)
+_DISC = (_offsets[:, None] ** 2 + _offsets**2 <= _SURPLUS_RADIUS**2).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class FrameMatch:
+    """What one frame adds: counts of targets and blobs, and pixels."""
+
+    targets: int
+    hits: int
+    false_alarms: int
+    false_alarm_pixels: int
+    surplus_pixels: int
+
+
+def match_frame(predicted: Components, target: Components, protocol: SegmentationProtocol) -> FrameMatch:
+    """Match the blobs of one frame to its targets and count, by the rules of the protocol."""
+    match = greedy_match if protocol.matching == "greedy" else optimal_match
+    targets_K, blobs_K = match(target.centroids_N2, predicted.centroids_N2)
+    free_N = np.ones(len(predicted), bool)
+    free_N[blobs_K] = False
+    false_alarms = int(np.count_nonzero(free_N))
+    if protocol.false_alarm == "membership":
+        free_N &= ~np.isin(predicted.areas_N, predicted.areas_N[blobs_K])
+    surplus = 0
+    if protocol.surplus:
+        pairs = zip(targets_K.tolist(), blobs_K.tolist(), strict=True)
+        surplus = sum(_surplus(predicted, blob, target, index) for index, blob in pairs)
+    return FrameMatch(len(target), len(blobs_K), false_alarms, int(predicted.areas_N[free_N].sum()), surplus)
+
+
+def greedy_match(targets_M2: np.ndarray, blobs_N2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give each target, in order, the first unused blob less than 3 px away: first, not nearest.
+
+    Centroids (row, column) in raster order of the components. Returns the indices of the matched targets and of their
+    blobs, each [K].
+    """
+    targets, blobs, _ = _near_pairs(targets_M2, blobs_N2)
+    taken: dict[int, int] = {}
+    used: set[int] = set()
+    for target, blob in zip(targets.tolist(), blobs.tolist(), strict=True):
+        if target not in taken and blob not in used:
+            taken[target] = blob
+            used.add(blob)
+    return np.array(list(taken), np.intp), np.array(list(taken.values()), np.intp)
+
+
+def optimal_match(targets_M2: np.ndarray, blobs_N2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The one-to-one matching of pairs less than 3 px apart with the most pairs and, among those, the least total
+    distance.
+
+    Arguments and result as in `greedy_match`.
+    """
+    targets, blobs, distances = _near_pairs(targets_M2, blobs_N2)
+    if len(set(targets.tolist())) == len(set(blobs.tolist())) == len(targets):
+        return targets, blobs  # every pair stands alone: nothing to choose
+    rows, row_of = np.unique(targets, return_inverse=True)
+    columns, column_of = np.unique(blobs, return_inverse=True)
+
+    from scipy.optimize import linear_sum_assignment
+
+    # One pair that is too far costs more than all near pairs of any assignment together, so the count of pairs comes
+    # first.
+    far = HIT_DISTANCE * (min(len(rows), len(columns)) + 1)
+    cost = np.full((len(rows), len(columns)), far)
+    cost[row_of, column_of] = distances
+    chosen_rows, chosen_columns = linear_sum_assignment(cost)
+    near = cost[chosen_rows, chosen_columns] < far
+    return rows[chosen_rows[near]], columns[chosen_columns[near]]
+
+
+def _near_pairs(targets_M2: np.ndarray, blobs_N2: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices of targets and blobs, and their distances, of all pairs less than 3 px apart; by target, then by blob."""
+    difference_MN2 = targets_M2[:, None] - blobs_N2[None]
+    distance_MN = np.hypot(difference_MN2[..., 0], difference_MN2[..., 1])
+    targets, blobs = np.nonzero(distance_MN < HIT_DISTANCE - ROUNDING)
+    return targets, blobs, distance_MN[targets, blobs]
+
+
+def _surplus(predicted: Components, blob: int, target: Components, index: int) -> int:
+    """Pixels of a blob farther than 3 px from every pixel of its target."""
+    height, width = target.shape
+    x, y, w, h = target.boxes_N4[index].tolist()
+    top, left = max(y - _SURPLUS_RADIUS, 0), max(x - _SURPLUS_RADIUS, 0)
+    bottom, right = min(y + h + _SURPLUS_RADIUS, height), min(x + w + _SURPLUS_RADIUS, width)
+    near = cv2.dilate(target.crop(index, top, left, bottom, right).view(np.uint8), _DISC).view(bool)
+    inside = np.count_nonzero(predicted.crop(blob, top, left, bottom, right) & near)
+    return int(predicted.areas_N[blob]) - int(inside)

@@ -1,0 +1,78 @@
+"""From a batch of sensor counts to the tensors that a network takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+Batch = dict[str, Any]
+TENSORS = ("frames", "gradient", "offset", "scale", "masks", "size")
+
+
+def to_device(batch: Batch, device: torch.device | str) -> Batch:
+    """Move the arrays of a `ClipLoader` batch to `device` as tensors; a batch that was moved is returned as it is.
+
+    Counts stay integers (uint8, or int32 for 16 bits, which have little arithmetic in torch): converting them is the
+    device's work.
+    """
+    found = dict(batch)
+    for name in TENSORS:
+        value = batch.get(name)
+        if value is None or isinstance(value, torch.Tensor):
+            if isinstance(value, torch.Tensor):
+                found[name] = value.to(device)
+            continue
+        array = np.ascontiguousarray(value)
+        if array.dtype == np.uint16:
+            # Bits unchanged; the sign is mended on the device.
+            tensor = torch.from_numpy(array.view(np.int16)).to(device).to(torch.int32) & 0xFFFF
+        else:
+            tensor = torch.from_numpy(array).to(device)
+        found[name] = tensor
+    return found
+
+
+def normalised(batch: Batch) -> torch.Tensor:
+    """Counts to x: float32 [B, T, H, W] = (counts - offset) * scale, float32 whatever autocast says.
+
+    The loader pads smaller frames with zeros at the bottom and right; here the padding becomes a copy of the last row and
+    column, so that it is no edge.
+    """
+    frames_BTHW = batch["frames"]
+    with torch.autocast(frames_BTHW.device.type, enabled=False):
+        offset = batch["offset"].float().view(-1, 1, 1, 1)
+        scale = batch["scale"].float().view(-1, 1, 1, 1)
+        x_BTHW = (frames_BTHW.to(torch.float32) - offset) * scale
+        return replicate_padding(x_BTHW, batch.get("size"))
+
+
+def replicate_padding(x: torch.Tensor, size_B2: torch.Tensor | None) -> torch.Tensor:
+    """Overwrite the padding of [B, ..., H, W] beyond each true size with copies of the last true row and column."""
+    if size_B2 is None:
+        return x
+    height, width = x.shape[-2:]
+    sizes = [tuple(int(v) for v in pair) for pair in size_B2.tolist()]
+    if all(pair == (height, width) for pair in sizes):
+        return x
+    rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
+    found = [
+        x[b].index_select(-2, rows.clamp(max=h - 1)).index_select(-1, columns.clamp(max=w - 1))
+        for b, (h, w) in enumerate(sizes)
+    ]
+    return torch.stack(found)
+
+
+def true_part(batch: Batch, indices: list[int]) -> Batch:
+    """The key frames `indices` of a batch, which share one true size, without their padding."""
+    height, width = (int(v) for v in batch["size"][indices[0]])
+    found = dict(batch)
+    for name in TENSORS:
+        if batch.get(name) is not None:
+            value = batch[name][indices]
+            found[name] = value[..., :height, :width] if name in ("frames", "gradient", "masks") else value
+    for name in ("boxes", "key", "seeds"):
+        if batch.get(name) is not None:
+            found[name] = [batch[name][i] for i in indices]
+    return found

@@ -1,0 +1,110 @@
+"""What every network offers: `loss(batch)` and `predict(batch)`. Training, evaluation and registry know no more.
+
+`batch` is what `irstd.data.loader.ClipLoader` yields, as arrays or moved to a device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from irstd.config import LossConfig
+from irstd.errors import InputError
+from irstd.models.batch import Batch, normalised, replicate_padding, to_device, true_part
+from irstd.models.losses import segmentation_loss
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Targets found in one key frame, in the pixels of the original frame.
+
+    boxes_N4: float32 [N, 4], x, y, w, h (edges, 0-based). scores_N: float32 [N], descending.
+    mask_HW: uint8 {0, 1} [H, W] where the network segments, else None. probability_HW: float32 [H, W] or None.
+    """
+
+    boxes_N4: np.ndarray
+    scores_N: np.ndarray
+    mask_HW: np.ndarray | None = None
+    probability_HW: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.scores_N)
+
+
+class SegmentationModel(nn.Module):
+    """A network with `forward(image_B1HW, gradient_B1HW=None) -> logit_B1HW`, turned into the contract.
+
+    Attributes that a subclass or the builder sets: `loss_config`, `threshold`, `takes_gradient` (whether the stored map
+    is handed to forward), `frames` (T; only the key frame is used here).
+    """
+
+    frames: int = 1
+    threshold: float = 0.5
+    takes_gradient: bool = True
+    loss_config: LossConfig = LossConfig()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def inputs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """image float32 [B, 1, H, W] of the key frames in x units, and the stored gradient map [B, 1, H, W] or None."""
+        gradient = batch.get("gradient") if self.takes_gradient else None
+        if gradient is not None:
+            gradient = replicate_padding(gradient.float(), batch.get("size")).unsqueeze(1)
+        return normalised(batch)[:, -1:], gradient
+
+    def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The training loss of a batch and its parts. `InputError` where the batch has no masks."""
+        if batch.get("masks") is None:
+            raise InputError(f"{type(self).__name__} learns from masks, and a chosen set has none; choose with data.sets=[...]")
+        batch = to_device(batch, self.device)
+        logit_B1HW = self(*self.inputs(batch))
+        return segmentation_loss(logit_B1HW, batch["masks"].unsqueeze(1), self.loss_config)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> list[Detections]:
+        """One `Detections` for each key frame. Frames of one true size go together, each without its padding."""
+        batch = to_device(batch, self.device)
+        found: list[Detections | None] = [None] * len(batch["frames"])
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, pair in enumerate(batch["size"].tolist()):
+            groups.setdefault(tuple(pair), []).append(index)
+        for indices in groups.values():
+            logit_B1HW = self(*self.inputs(true_part(batch, indices)))
+            probability_BHW = torch.sigmoid(logit_B1HW[:, 0].float()).cpu().numpy()
+            for index, probability_HW in zip(indices, probability_BHW, strict=True):
+                found[index] = detections_of(probability_HW, self.threshold)
+        return [item for item in found if item is not None]
+
+
+def detections_of(probability_HW: np.ndarray, threshold: float) -> Detections:
+    """8-connected components of probability > threshold as boxes; the score is a component's largest probability."""
+    mask_HW = (probability_HW > threshold).astype(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStatsWithAlgorithm(mask_HW, 8, cv2.CV_32S, cv2.CCL_BBDT)
+    boxes, scores = [], []
+    for label, (x, y, w, h, _) in enumerate(stats[1:], 1):
+        part = np.s_[y : y + h, x : x + w]
+        boxes.append((x, y, w, h))
+        scores.append(float(probability_HW[part][labels[part] == label].max()))
+    order = np.argsort([-s for s in scores], kind="stable")
+    return Detections(
+        np.array(boxes, np.float32).reshape(-1, 4)[order],
+        np.array(scores, np.float32)[order],
+        mask_HW,
+        probability_HW,
+    )
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def state(model: nn.Module) -> dict[str, Any]:
+    """Weights and buffers on the CPU, contiguous: what safetensors takes."""
+    return {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}

@@ -1,0 +1,57 @@
+"""Losses of segmentation networks on logits, in float32."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from irstd.config import LossConfig
+
+
+def soft_iou(logit_B1HW: torch.Tensor, mask_B1HW: torch.Tensor, smooth: float = 1.0) -> torch.Tensor:
+    """1 - mean over images of (sum pt + 1) / (sum p + sum t - sum pt + 1), p the sigmoid of the logits.
+
+    Source: the training code released with GGL-Net and MSDA-Net.
+    """
+    p = torch.sigmoid(logit_B1HW.float()).flatten(1)
+    t = mask_B1HW.float().flatten(1)
+    overlap = (p * t).sum(1)
+    return 1 - ((overlap + smooth) / (p.sum(1) + t.sum(1) - overlap + smooth)).mean()
+
+
+def bce(logit_B1HW: torch.Tensor, mask_B1HW: torch.Tensor) -> torch.Tensor:
+    """Mean binary cross-entropy over all pixels."""
+    return F.binary_cross_entropy_with_logits(logit_B1HW.float(), mask_B1HW.float())
+
+
+def edge_hard(logit_B1HW: torch.Tensor, mask_B1HW: torch.Tensor, weight: float = 4.0, share: float = 0.5) -> torch.Tensor:
+    """Cross-entropy, `weight` times on mask edges, averaged over the hardest `share` of the batch's pixels.
+
+    Source: the training code released with PAL (ICCV 2025). Edge (our reading): mask pixels whose 3x3 neighbourhood is
+    not all mask, and background pixels that touch a mask pixel.
+    """
+    mask = mask_B1HW.float()
+    dilated = F.max_pool2d(mask, 3, 1, 1)
+    eroded = -F.max_pool2d(-mask, 3, 1, 1)
+    weights = 1 + (weight - 1) * (dilated - eroded)
+    loss = F.binary_cross_entropy_with_logits(logit_B1HW.float(), mask, reduction="none") * weights
+    return loss.flatten().topk(max(1, int(loss.numel() * share))).values.mean()
+
+
+TERMS = {"soft_iou": soft_iou, "bce": bce, "edge_hard": edge_hard}
+
+
+def segmentation_loss(
+    logit_B1HW: torch.Tensor, mask_B1HW: torch.Tensor, config: LossConfig
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The weighted sum that `config` names, and its parts (detached, unweighted)."""
+    total = torch.zeros((), device=logit_B1HW.device)
+    parts = {}
+    with torch.autocast(logit_B1HW.device.type, enabled=False):
+        for name, term in TERMS.items():
+            weight = getattr(config, name)
+            if weight:
+                value = term(logit_B1HW, mask_B1HW)
+                parts[name] = value.detach()
+                total = total + weight * value
+    return total, parts

@@ -1,0 +1,80 @@
+"""Promotion: challenger against champion on the same frozen gate split.
+
+The alias moves when the challenger's objective is higher on the very frames (same digests) that the champion is measured on.
+Where a set has no gate split, val decides, and the verdict says so. Versions measured on different digests are not compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from filelock import FileLock
+
+from irstd.data.manifest import read_all
+from irstd.inference.package import Package
+from irstd.registry import models
+from irstd.registry.tracking import client
+from irstd.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Verdict:
+    promoted: bool
+    reason: str
+    split: str
+    challenger: dict[str, Any] | None = None
+    champion: dict[str, Any] | None = None
+
+
+def compare(workspace: Workspace, challenger: Any, champion: Any | None) -> Verdict:
+    """Decide, without moving anything."""
+    mine = models.package(workspace, f"models:/{challenger.name}/{challenger.version}")
+    sets = mine.content["lineage"]["sets"]
+    if champion is None:
+        return Verdict(True, "there was no champion", "-")
+    if champion.version == challenger.version:
+        return Verdict(True, f"version {champion.version} is the champion", "-")
+    theirs = models.package(workspace, f"models:/{champion.name}/{champion.version}")
+    manifests = read_all(workspace.shards, sorted(sets))
+    present = {m.set: m.digest for m in manifests}
+    for role, package in (("challenger", mine), ("champion", theirs)):
+        if package.content["lineage"]["sets"] != present:
+            return Verdict(False, f"the {role} was trained and measured on other shards than are here now; train it again", "-")
+    split = "gate" if all(m.count("gate", "labelled") for m in manifests) else "val"
+    measured = [_measure(workspace, package, split) | {"version": str(v.version)} for package, v in ((mine, challenger), (theirs, champion))]
+    objective = mine.config.evaluate.objective
+    new, old = measured[0][objective], measured[1][objective]
+    note = "" if split == "gate" else " (val, since the sets have no gate split)"
+    if new is None or old is None:
+        return Verdict(False, f"{objective} cannot be told on {split}{note}: it has no target", split, *measured)
+    if new > old:
+        return Verdict(True, f"{objective} {new:.4f} against {old:.4f} on {split}{note}", split, *measured)
+    return Verdict(False, f"{objective} {new:.4f} does not beat {old:.4f} on {split}{note}", split, *measured)
+
+
+def _measure(workspace: Workspace, package: Package, split: str) -> dict[str, Any]:
+    from irstd.training.evaluation import measure
+    from irstd.training.loop import loader_for
+
+    sets = sorted(package.content["lineage"]["sets"])
+    config = package.config.model_copy(update={"data": package.config.data.model_copy(update={"sets": sets})})
+    loader = loader_for(config, workspace.shards, split, read_all(workspace.shards, sets), batch_size=1)
+    strict = config.evaluate.model_copy(update={"protocol": "strict", "grid": None, "threshold": package.content["threshold"]})
+    return measure(package.model(), loader, strict).compute()
+
+
+def record(workspace: Workspace, challenger: Any, champion: Any | None, verdict: Verdict) -> None:
+    """Store the verdict with both versions and move the alias; refuses where the champion changed meanwhile."""
+    with FileLock(workspace.home / "promotion.lock"):
+        found = client(workspace)
+        now = models.aliased(workspace, challenger.name, "champion")
+        if (now.version if now else None) != (champion.version if champion else None):
+            from irstd.errors import WorkError
+
+            raise WorkError(f"{challenger.name}: the champion changed during the comparison; run promote again")
+        for version in (challenger, champion):
+            if version is not None:
+                found.set_model_version_tag(challenger.name, version.version, "irstd.promotion", verdict.reason)
+        if verdict.promoted:
+            models.set_alias(workspace, challenger.name, "champion", challenger.version)

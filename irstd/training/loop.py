@@ -1,0 +1,275 @@
+"""The training loop.
+
+    fit(config, shards, report)                    # in this process, on one device
+    fit(config, shards, report, resume=checkpoint) # goes on from a checkpoint as if nothing had happened
+
+Inside an initialised `torch.distributed` group every rank calls `fit`; gradients are averaged by DDP. `report(metrics,
+checkpoint)` is called on every rank after each validation, `checkpoint` being a folder on rank 0 and None elsewhere; what
+becomes of it is the caller's business (a run folder, Ray Train, a test).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from irstd.config import Config
+from irstd.data.augmentation import dihedral
+from irstd.data.loader import ClipLoader
+from irstd.data.manifest import Manifest, read_all
+from irstd.errors import InputError, WorkError
+from irstd.models import build_model
+from irstd.models.batch import Batch, to_device
+from irstd.models.contract import SegmentationModel, state
+from irstd.training import checkpoint as checkpoints
+from irstd.training.evaluation import gathered, measure
+from irstd.training.identity import identity
+from irstd.training.optimizer import AveragedWeights, build_optimizer, learning_rate
+
+Report = Callable[[dict[str, Any], Path | None], None]
+Log = Callable[[str], None]
+
+
+class LossModule(nn.Module):
+    """Lets DDP see the loss as a forward pass."""
+
+    def __init__(self, model: SegmentationModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return self.model.loss(batch)
+
+
+def loader_for(config: Config, shards: Path, split: str, manifests: list[Manifest], **more: Any) -> ClipLoader:
+    """The loader of `split` as `config` wants it."""
+    spec = {"operator": config.model.operator, "padding": "replicate"}
+    stored = all(m.gradient and {k: m.gradient[k] for k in spec} == spec for m in manifests)
+    wanted = config.model.gradient_branch and config.model.border == "replicate" and stored
+    return ClipLoader(
+        shards,
+        split,
+        frames=1,
+        crop=config.data.crop if split == "train" else None,
+        seed=config.train.seed,
+        sets=config.data.sets,
+        intensity_rule=config.data.intensity,
+        target_crop=config.data.target_crop,
+        gradient=wanted,
+        **more,
+    )
+
+
+def fit(
+    config: Config,
+    shards: Path,
+    report: Report,
+    resume: Path | None = None,
+    device: str | torch.device = "cpu",
+    log: Log = print,
+) -> dict[str, Any]:
+    """Train to the end and return the last report's metrics. See the module's docstring for `report`."""
+    run = Run(config, shards, device, log)
+    if resume is not None:
+        run.restore(resume)
+    return run.go(report)
+
+
+class Run:
+    """One rank of a run: model, optimizer, loaders, and where it stands."""
+
+    def __init__(self, config: Config, shards: Path, device: str | torch.device, log: Log) -> None:
+        self.config, self.log = config, log
+        grouped = distributed.is_available() and distributed.is_initialized()
+        self.rank = distributed.get_rank() if grouped else 0
+        self.world = distributed.get_world_size() if grouped else 1
+        train = config.train
+        if train.batch % self.world:
+            raise InputError(f"train.batch={train.batch} does not divide by {self.world} workers; change one of them")
+        manifests = read_all(shards, config.data.sets)
+        self.identity = identity(config, manifests)
+        place = {"rank": self.rank, "world_size": self.world}
+        self.loader = loader_for(config, shards, "train", manifests, batch_size=train.batch // self.world, **place)
+        self.val = None
+        if sum(m.count("val", "labelled") for m in manifests):
+            self.val = loader_for(config, shards, "val", manifests, batch_size=1, **place)
+
+        torch.manual_seed(train.seed)
+        self.device = torch.device(device)
+        layout = torch.channels_last if train.channels_last else torch.contiguous_format
+        self.model = build_model(config).to(self.device, memory_format=layout)
+        module = LossModule(self.model)
+        self.module: nn.Module = nn.parallel.DistributedDataParallel(module) if grouped else module
+        self.optimizer = build_optimizer(self.model, train)
+        self.average = AveragedWeights(self.model, train.ema) if train.ema else None
+        self.steps_per_epoch = len(self.loader)
+        self.total = self.steps_per_epoch * train.epochs
+        self.step, self.epoch, self.seconds = 0, 0, 0.0
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {}
+        self.best_weights: dict[str, torch.Tensor] = {}
+        # What differs between ranks starts here: the model above is the same on all.
+        torch.manual_seed(train.seed * 1009 + self.rank + 1)
+
+    # -- going on ------------------------------------------------------------------------------------------------
+
+    def restore(self, folder: Path) -> None:
+        """Take over a checkpoint's state. `InputError` where it belongs to another run."""
+        kept = checkpoints.read_state(folder)
+        if kept["identity"] != self.identity.hash:
+            raise InputError(f"{folder}: belongs to run {kept['run']}, not to {self.identity.name}; start a new run")
+        self.model.load_state_dict(checkpoints.weights(folder, "model"))
+        average = checkpoints.restore_optimizer(folder, self.optimizer)
+        if self.average is not None:
+            self.average.values = {k: v.to(self.device) for k, v in average.items()}
+            self.average.updates = kept["average_updates"]
+        self.loader.load_state_dict(kept["loader"])
+        self.step, self.epoch, self.seconds = kept["step"], kept["epoch"], kept["seconds"]
+        self.history, self.best = kept["history"], kept["best"]
+        self.best_weights = checkpoints.weights(folder, "best")
+        if len(kept["random"]) == self.world:
+            torch.set_rng_state(torch.tensor(kept["random"][self.rank], dtype=torch.uint8))
+        self.log(f"resumed {self.identity.name} at epoch {self.epoch} of {self.config.train.epochs}, step {self.step}")
+
+    def _save(self, folder: Path, random: list[list[int]]) -> None:
+        values = {
+            "run": self.identity.name,
+            "identity": self.identity.hash,
+            "config": self.config.model_dump(mode="json"),
+            "step": self.step,
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "loader": self.loader.state_dict(),
+            "random": random,
+            "history": self.history,
+            "best": self.best,
+            "average_updates": self.average.updates if self.average else 0,
+        }
+        average = self.average.values if self.average else None
+        checkpoints.write(folder, state(self.model), self.optimizer, average, self.best_weights, values)
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    def go(self, report: Report) -> dict[str, Any]:
+        """Epochs until the end or until the time is spent."""
+        train = self.config.train
+        started = time.monotonic() - self.seconds
+        last: dict[str, Any] = self.history[-1] if self.history else {}
+        while self.epoch < train.epochs and not self._spent():
+            loss = self._epoch()
+            self.epoch += 1
+            self.seconds = time.monotonic() - started
+            due = self.epoch % train.val_every == 0 or self.epoch == train.epochs or self._spent()
+            if due:
+                last = self._validate(loss)
+                self.seconds = time.monotonic() - started
+                self._report(report, last)
+        return last
+
+    def _epoch(self) -> float:
+        """One epoch of steps (the rest of one, after a resume); the mean training loss."""
+        self.loader.set_epoch(self.epoch)
+        self.model.train()
+        total, steps = torch.zeros((), device=self.device), 0
+        for batch in self.loader:
+            batch = to_device(batch, self.device)
+            batch = dihedral(batch, self.config.data.flips, self.config.data.quarter_turns)
+            rate = learning_rate(self.config.train, self.step, self.total)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            loss, _ = self.module(batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if self.config.train.clip:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip)
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update(self.model)
+            self.step += 1
+            steps += 1
+            total += loss.detach()
+        mean = float(total) / max(1, steps)
+        if not math.isfinite(mean):
+            raise WorkError(f"the training loss became {mean} in epoch {self.epoch + 1}; lower train.lr or set train.clip")
+        return mean
+
+    def _validate(self, loss: float) -> dict[str, Any]:
+        """Metrics of this epoch; keeps the weights where they are the best so far."""
+        row: dict[str, Any] = {"epoch": self.epoch, "step": self.step, "loss": loss}
+        row["lr"] = learning_rate(self.config.train, self.step, self.total)
+        current = state(self.model)
+        if self.average is not None:
+            # The averaged weights are what is judged and kept.
+            self.model.load_state_dict(self.average.values)
+        kept = state(self.model)
+        value = None
+        if self.val is not None:
+            found = gathered(measure(self.model, self.val, self.config.evaluate))
+            row |= {f"val_{k}": found[k] for k in ("iou", "niou", "pd", "fa")}
+            value = found[self.config.evaluate.objective]
+        self.model.load_state_dict(current)
+        better = value is not None and value > self.best.get("value", -math.inf)
+        if better or not self.best_weights or self.val is None:
+            self.best_weights = kept
+            chosen = "val-best" if self.val is not None else "last"
+            self.best = {"epoch": self.epoch, "step": self.step, "chosen": chosen, **row}
+            if value is not None:
+                self.best["value"] = value
+        row["seconds"] = round(self.seconds, 3)
+        self.history.append(row)
+        return row
+
+    def _report(self, report: Report, row: dict[str, Any]) -> None:
+        random = [torch.get_rng_state().tolist()]
+        if self.world > 1:
+            random = [[]] * self.world
+            distributed.all_gather_object(random, torch.get_rng_state().tolist())
+        metrics = row | {f"best_{k}": v for k, v in self.best.items() if k.startswith("val_") or k == "epoch"}
+        if self.rank:
+            report(metrics, None)
+            return
+        self.log(self._line(row))
+        with tempfile.TemporaryDirectory(prefix="irstd-checkpoint-") as folder:
+            self._save(Path(folder) / "checkpoint", random)
+            report(metrics, Path(folder) / "checkpoint")
+
+    def _line(self, row: dict[str, Any]) -> str:
+        """Progress of an epoch as people read it."""
+        epochs = self.config.train.epochs
+        parts = [f"epoch {self.epoch}/{epochs}", f"loss {row['loss']:.4f}"]
+        if row.get("val_iou") is not None:
+            pd = "-" if row["val_pd"] is None else f"{row['val_pd']:.3f}"
+            parts += [f"val IoU {row['val_iou']:.3f}", f"Pd {pd}", f"Fa {row['val_fa'] * 1e6:.1f}e-6"]
+        left = self.seconds / self.epoch * (epochs - self.epoch)
+        if self.config.train.minutes:
+            left = min(left, max(0.0, self.config.train.minutes * 60 - self.seconds))
+        return "  ".join([*parts, f"{self.seconds:.0f} s, about {left:.0f} s left"])
+
+    def _spent(self) -> bool:
+        """Whether the time budget is spent; rank 0's clock decides for all."""
+        if not self.config.train.minutes:
+            return False
+        spent = [self.seconds >= self.config.train.minutes * 60]
+        if self.world > 1:
+            distributed.broadcast_object_list(spent)
+        return spent[0]
+
+
+def describe(config: Config, shards: Path) -> str:
+    """One line on what a run will do, for a terminal."""
+    manifests = read_all(shards, config.data.sets)
+    found = identity(config, manifests)
+    frames = sum(m.count("train", "labelled") for m in manifests)
+    values = json.dumps(config.model.model_dump(exclude_defaults=True) or {"name": config.model.name})
+    return (
+        f"run {found.name}: {config.model.name} {values}, {frames} labelled key frames of "
+        f"{', '.join(m.set for m in manifests)}, {config.train.epochs} epochs of batches of {config.train.batch}"
+    )

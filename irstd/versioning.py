@@ -1,0 +1,154 @@
+"""DVC and git, by their command lines: the only caller of both.
+
+One changing DVC command at a time for a workspace: DVC itself fails where another one runs, so irstd's own lock waits.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from filelock import FileLock
+
+from irstd.errors import InputError, WorkError
+from irstd.workspace import Workspace
+
+Show = Callable[[str], None]
+
+
+@contextmanager
+def lock(workspace: Workspace) -> Iterator[None]:
+    """The workspace's own lock around what changes data/, shards/ or DVC's files; it waits."""
+    workspace.home.mkdir(parents=True, exist_ok=True)
+    with FileLock(workspace.home / "dvc.lock"):
+        yield
+
+
+def _environment() -> dict[str, str]:
+    """This process's variables, with this interpreter's folder first on PATH: stages say `python`."""
+    folder = str(Path(sys.executable).parent)
+    return os.environ | {"PATH": folder + os.pathsep + os.environ.get("PATH", ""), "DVC_NO_ANALYTICS": "1"}
+
+
+def dvc(workspace: Workspace, *arguments: str, show: Show | None = None) -> str:
+    """Run a DVC command in the workspace; its output. `WorkError` with its last line where it fails.
+
+    `show` is given each line as it comes.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=workspace.root,
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line.rstrip())
+        if show:
+            show(lines[-1])
+    output = "\n".join(lines)
+    if process.wait():
+        said = [line.removeprefix("irstd: ") for line in lines if line.startswith("irstd: ")]
+        if said:
+            raise (InputError if re.search(r"exited with 2\b", output) else WorkError)(said[-1])
+        errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+        raise WorkError(f"dvc {' '.join(arguments)}: {(errors or lines or ['failed'])[0]}")
+    return output
+
+
+def data_md5(root: Path) -> str | None:
+    """The hash in `data.dvc`: the version of data/. None where nothing has been added yet."""
+    try:
+        outs = (yaml.safe_load((root / "data.dvc").read_text()) or {}).get("outs") or [{}]
+        return outs[0].get("md5")
+    except (OSError, yaml.YAMLError, AttributeError):
+        return None
+
+
+def _held(workspace: Workspace) -> Path:
+    return workspace.home / "data.md5"
+
+
+def fetch_data(workspace: Workspace, show: Show = print) -> bool:
+    """Bring data/ to the version that `data.dvc` names, from cache or remote; False where it is there already."""
+    wanted = data_md5(workspace.root)
+    if wanted is None:
+        workspace.data.mkdir(exist_ok=True)
+        return False
+    held = _held(workspace)
+    if workspace.data.is_dir() and held.is_file() and held.read_text().strip() == wanted:
+        return False
+    with lock(workspace):
+        show(f"data: fetching version {wanted.removesuffix('.dir')[:12]} (dvc pull)")
+        dvc(workspace, "pull", "--quiet", "data.dvc")
+        held.write_text(wanted)
+    return True
+
+
+def add_data(workspace: Workspace) -> str:
+    """Record data/ as it is in `data.dvc` (`dvc add`); the new version's hash. The caller holds the lock."""
+    if data_md5(workspace.root) is None:
+        (workspace.root / "data.dvc").unlink(missing_ok=True)
+    try:
+        dvc(workspace, "add", "--quiet", "data")
+    finally:
+        # Even after a failure this folder stays a workspace.
+        if not (workspace.root / "data.dvc").exists():
+            (workspace.root / "data.dvc").touch()
+    found = data_md5(workspace.root)
+    assert found is not None
+    _held(workspace).write_text(found)
+    return found
+
+
+def reproduce(workspace: Workspace, stage: str, show: Show) -> bool:
+    """`dvc repro -s STAGE`; False where the stage is up to date and did not run."""
+    if not (workspace.root / "dvc.yaml").is_file():
+        raise InputError(f"{workspace.root}: no dvc.yaml here, which says how shards are built; copy it from the repository")
+    ran = False
+
+    def filtered(line: str) -> None:
+        nonlocal ran
+        if line.startswith("Running stage"):
+            ran = True
+        if line.startswith(("shard ", "warning")):
+            show(line)
+
+    with lock(workspace):
+        dvc(workspace, "repro", "-s", stage, show=filtered)
+    return ran
+
+
+def push(workspace: Workspace, remote: str) -> None:
+    """`dvc push` to a remote that the user named; never to the sample's."""
+    if remote == "sample":
+        raise InputError("the remote 'sample' lies in the repository and holds the sample alone; name one of your own "
+                         "(dvc remote add NAME URL)")
+    dvc(workspace, "push", "--quiet", "-r", remote, "data.dvc")
+
+
+def commit(root: Path) -> tuple[str | None, bool | None]:
+    """(commit, dirty) of the workspace; (None, None) outside git. `data.dvc` and `dvc.lock` are left aside: their
+    hashes are recorded on their own."""
+    head = _git(root, "rev-parse", "HEAD")
+    if head is None:
+        return None, None
+    changed = _git(root, "status", "--porcelain", "--", ".", ":!data.dvc", ":!dvc.lock")
+    return head.strip(), bool((changed or "").strip())
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        found = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return found.stdout if found.returncode == 0 else None

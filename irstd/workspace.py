@@ -1,0 +1,160 @@
+"""The workspace: where things lie, and the settings of this machine.
+
+The workspace is the nearest folder at or above the working directory that holds `data.dvc`. What the program writes lies
+in its `data/` and `shards/`, in DVC's cache, or under IRSTD_HOME (default `.irstd/` in the workspace).
+`settings.toml` says *where* things run (addresses, ports, workers); it never decides *what* a run computes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import tomllib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from irstd import environment
+from irstd.errors import InputError, nearest
+from irstd.files import read_json
+
+# Every setting with its default; None means "embedded": a SQLite file, a local Ray.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "mlflow": {"uri": None},
+    "ray": {"address": None, "storage": None},
+    "prefect": {"api": None},
+    "stack": {"prefect_port": 4200, "mlflow_port": 5000, "ray_port": 6379, "ray_dashboard_port": 8265},
+    "resources": {"workers": None, "threads": None},
+}
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Paths and settings. `root` and `home` are absolute."""
+
+    root: Path
+    home: Path
+    settings: dict[str, dict[str, Any]] = field(default_factory=lambda: {k: dict(v) for k, v in SETTINGS.items()})
+
+    @classmethod
+    def find(cls, start: Path | None = None) -> Workspace:
+        """The workspace of the working directory (or of `start`); `InputError` where there is none."""
+        here = (start or Path.cwd()).resolve()
+        for folder in (here, *here.parents):
+            if (folder / "data.dvc").is_file():
+                home = Path(os.environ.get("IRSTD_HOME") or folder / ".irstd")
+                return cls(folder, (folder / home).resolve(), _settings(folder / "settings.toml"))
+        raise InputError(f"no workspace at or above {here}: change to a folder that holds data.dvc (a clone of irstd)")
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def shards(self) -> Path:
+        return self.root / "shards"
+
+    @property
+    def runs(self) -> Path:
+        """Run folders: one a run, named by the run's identity."""
+        return self.home / "runs"
+
+    @property
+    def ray_storage(self) -> str:
+        """Where Ray keeps checkpoints: a local folder, or a shared one that every node reaches."""
+        return self.settings["ray"]["storage"] or str(self.home / "ray")
+
+    @property
+    def ray_session(self) -> Path:
+        """Ray's session folder. Outside the workspace: its socket paths end at 107 bytes."""
+        short = hashlib.sha256(str(self.home).encode()).hexdigest()[:8]
+        return Path(tempfile.gettempdir()) / f"irstd-{os.getuid()}-{short}"
+
+    @property
+    def stack_file(self) -> Path:
+        """What `irstd up` started: addresses and process ids."""
+        return self.home / "stack.json"
+
+    @cached_property
+    def stack(self) -> dict[str, Any]:
+        """The record of the running stack, or {} where none runs (a record whose processes are gone counts as none)."""
+        try:
+            record = read_json(self.stack_file)
+        except (OSError, ValueError):
+            return {}
+        alive = all(_alive(s["pid"], s.get("created")) for s in record.get("services", {}).values())
+        return record if alive and record.get("services") else {}
+
+    @property
+    def mlflow_database(self) -> Path:
+        return self.home / "mlflow" / "mlflow.db"
+
+    @property
+    def mlflow_uri(self) -> str:
+        """Tracking and registry address: settings, else the running stack's server, else the embedded database."""
+        return (
+            self.settings["mlflow"]["uri"]
+            or os.environ.get("IRSTD_MLFLOW_URI")
+            or self.stack.get("mlflow")
+            or f"sqlite:///{self.mlflow_database}"
+        )
+
+    @property
+    def ray_address(self) -> str | None:
+        """The Ray to join: settings, else the running stack's; None starts a local one. Never found by `auto`."""
+        return self.settings["ray"]["address"] or self.stack.get("ray")
+
+    @property
+    def prefect_api(self) -> str:
+        return self.settings["prefect"]["api"] or self.stack.get("prefect_api", "")
+
+    def environment(self, threads: int | None = None) -> dict[str, str]:
+        """Variables for this workspace's processes (see `irstd.environment`)."""
+        return environment.variables(self.home, self.mlflow_uri, self.prefect_api, threads)
+
+    def enter(self) -> Workspace:
+        """Prepare this process for the workspace: variables, home folder, Ray's token."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        environment.ensure_ray_token(self.home)
+        environment.apply(self.environment())
+        return self
+
+    def relative(self, path: Path) -> str:
+        """`path` as one shows it: relative to the workspace where it lies inside."""
+        try:
+            return str(path.resolve().relative_to(self.root))
+        except ValueError:
+            return str(path)
+
+
+def _settings(path: Path) -> dict[str, dict[str, Any]]:
+    found = {section: dict(values) for section, values in SETTINGS.items()}
+    if not path.is_file():
+        return found
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name} is not TOML: {error}") from None
+    for section, values in given.items():
+        if section not in found or not isinstance(values, dict):
+            raise InputError(f"{path.name}: unknown section [{section}]{nearest(section, found)}")
+        for key, value in values.items():
+            if key not in found[section]:
+                raise InputError(f"{path.name}: unknown setting {section}.{key}{nearest(key, found[section])}")
+            found[section][key] = value
+    return found
+
+
+def _alive(pid: int, created: float | None) -> bool:
+    """Whether the very process still runs: a process id alone may have been given to another one."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return created is None or abs(process.create_time() - created) < 2
+    except psutil.Error:
+        return False
