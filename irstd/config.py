@@ -66,7 +66,7 @@ class GGLNetConfig(Section):
     guidance: Literal["two-way", "channel", "spatial"] = "two-way"
     operator: Literal["central", "sobel", "scharr"] = "central"
     border: Literal["replicate", "authors"] = Field(
-        "replicate", description="'authors': the map is computed in the network from the zero-padded image"
+        "replicate", description="'authors': the map is computed in the network, with a border of zeros"
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from irstd.data import intensity
-from irstd.data.sequence import intensity_of
+from irstd.data.counts import intensity_of
 from irstd.errors import InputError
 from irstd.inference.package import Package
 from irstd.models.contract import Detections

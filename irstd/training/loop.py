@@ -102,6 +102,8 @@ class Run:
         if sum(m.count("val", "labelled") for m in manifests):
             self.val = loader_for(config, shards, "val", manifests, batch_size=1, **place)
 
+        # Float32 parts are float32: TF32 would round counts to 11 bits.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.manual_seed(train.seed)
         self.device = torch.device(device)
         layout = torch.channels_last if train.channels_last else torch.contiguous_format

@@ -1,0 +1,1 @@
+"""Videos, annotations, shards and the loader."""

@@ -1,0 +1,207 @@
+"""Recordings, frame by frame, as the sensor's counts: videos, still images, folders of stills.
+
+Frames come in order, from one pass, and are counted by decoding: what a container says of its length is an estimate,
+and seeking is not exact. Sixteen bits stay sixteen (OpenCV's default turns every video into 8-bit BGR). Colour becomes
+grey by a named rule:
+
+| rule | recording | frame |
+| --- | --- | --- |
+| none | one channel | as stored |
+| luma | YUV video | the Y plane, untouched (no change of range) |
+| equal-channels | colour whose channels are equal | the first channel |
+| bt601 | other colour | .299 R + .587 G + .114 B, rounded |
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+# FFmpeg reads it when the first video is opened; "quiet".
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+import cv2
+
+from irstd.data.containers import declared_bytes
+from irstd.data.stills import check_side, is_still, read_still, stills_in
+from irstd.errors import InputError
+
+SUFFIXES = frozenset({".mkv", ".mp4", ".avi", ".mov"})
+DEPTHS = {"uint8": 8, "uint16": 16}
+REMEDY = "convert it without loss to FFV1 in an mkv, pixel format gray or gray16le"
+
+# The decoder's pixel formats, by FFmpeg's codes for raw video. Unconverted, OpenCV hands out the first plane with one
+# byte a pixel, or GRAY16LE with two: right for grey and planar YUV of 8 bits, rubbish for anything else.
+_GREY = (b"Y800", b"Y1\0\x10")
+_LUMA = (b"I420", b"IYUV", b"Y42B", b"444P", b"Y41B", b"NV12", b"NV21", b"Y4\x0b\x08", b"Y4\x0a\x08", b"Y4\0\x08")
+_COLOUR = (b"BGR\0", b"BGR\x18", b"RGB\0", b"RGB\x18", b"RGBA", b"BGRA", b"PAL\x08", b"G3\0\x08", b"YUY2", b"UYVY")
+
+
+def is_video(path: Path) -> bool:
+    """Whether the name is that of a video file."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def is_recording(path: Path) -> bool:
+    """Whether `path` names a video, a still image, or is a folder that holds still images and no video."""
+    if path.is_dir():
+        return bool(stills_in(path)) and not any(is_video(file) for file in path.iterdir())
+    return is_video(path) or is_still(path)
+
+
+def open_recording(path: Path, bit_depth: int | None = None, where: str | None = None) -> Recording:
+    """Open a recording and decode its first frame.
+
+    `bit_depth`: of the counts, where the container cannot say it (14 bits in a 16-bit file); default 8 or 16 by dtype.
+    `where` names the recording in messages. `InputError` where nothing can be decoded, or the depth does not fit.
+    """
+    return Recording(path, bit_depth, where or path.name)
+
+
+class Recording:
+    """A recording: `fps` (frames a second or None), `height`, `width`, `dtype` ("uint8", "uint16"), `bit_depth`.
+
+    `grey_rule` and `notes` (what was odd) are final once `frames()` has run to its end.
+    """
+
+    def __init__(self, path: Path, bit_depth: int | None, where: str) -> None:
+        self.path, self.where = path, where
+        self.fps: float | None = None
+        self.grey_rule = "none"
+        self.notes: list[str] = []
+        raw = self._raw()
+        first = next(raw, None)
+        if first is None:
+            raise InputError(f"{where}: no frame can be decoded: copy it again from its source, or {REMEDY}")
+        self.height, self.width = first.shape[:2]
+        self.dtype = str(first.dtype)
+        if self.dtype not in DEPTHS:
+            raise InputError(f"{where}: pixels are {self.dtype}: give unsigned counts of 8 or 16 bits")
+        self.bit_depth = DEPTHS[self.dtype] if bit_depth is None else bit_depth
+        if not 1 <= self.bit_depth <= DEPTHS[self.dtype]:
+            raise InputError(
+                f"{where}: bit depth {bit_depth} does not fit its {self.dtype} pixels: "
+                f"declare 1 to {DEPTHS[self.dtype]}"
+            )
+        self._opened: Iterator[np.ndarray] | None = chain([first], raw)
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """The frames in order: contiguous uint8 or uint16 [height, width] counts, one pass of decoding.
+
+        `InputError` at a frame of another size or dtype, a count beyond the bit depth, or a video that ends early.
+        """
+        raw, self._opened = self._opened or self._raw(), None
+        shape, dtype, depth_full = (self.height, self.width), np.dtype(self.dtype), self.bit_depth == DEPTHS[self.dtype]
+        for index, image in enumerate(raw):
+            if image.shape[:2] != shape or image.dtype != dtype:
+                raise InputError(
+                    f"{self.where}: frame {index} is {image.shape[1]}x{image.shape[0]} {image.dtype}, those before are "
+                    f"{self.width}x{self.height} {self.dtype}: a recording has one size; cut it there"
+                )
+            frame_HW = np.ascontiguousarray(self._grey(image))
+            if not depth_full and (highest := int(frame_HW.max())) >= 1 << self.bit_depth:
+                raise InputError(
+                    f"{self.where}: frame {index} has a count of {highest}, {self.bit_depth} bits end at "
+                    f"{(1 << self.bit_depth) - 1}: declare the right bit depth (--bit-depth, or bit_depth in a sidecar)"
+                )
+            yield frame_HW
+
+    def _grey(self, image: np.ndarray) -> np.ndarray:
+        if image.ndim == 2:
+            return image
+        channels = image.shape[2]
+        if channels == 1:
+            return image[:, :, 0]
+        if channels not in (3, 4):
+            raise InputError(f"{self.where}: {channels} channels: give grey images, or colour with 3 or 4 channels")
+        blue = image[:, :, 0]
+        if (blue == image[:, :, 1]).all() and (blue == image[:, :, 2]).all():
+            if self.grey_rule == "none":
+                self.grey_rule = "equal-channels"
+            return blue
+        self.grey_rule = "bt601"
+        return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY if channels == 3 else cv2.COLOR_BGRA2GRAY)
+
+    def _raw(self) -> Iterator[np.ndarray]:
+        if self.path.is_dir():
+            for path in stills_in(self.path):
+                yield from read_still(path, f"{self.where}/{path.name}")
+        elif is_still(self.path):
+            yield from read_still(self.path, self.where)
+        else:
+            yield from self._video()
+
+    def _video(self) -> Iterator[np.ndarray]:
+        _check_whole(self.path, self.where)
+        capture = _capture(self.path, convert=False)
+        try:
+            code = (
+                int(capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT)).to_bytes(4, "little") if capture.isOpened() else b""
+            )
+            if code in _COLOUR:
+                capture.release()
+                capture = _capture(self.path, convert=True)
+            if not capture.isOpened():
+                raise InputError(
+                    f"{self.where}: cannot be opened as a video: it is damaged, truncated or no video; "
+                    "copy it again from its source"
+                )
+            if code not in _GREY + _LUMA + _COLOUR:
+                raise InputError(
+                    f"{self.where}: its pixel format {code!r} cannot be read without changing the counts: {REMEDY}"
+                )
+            check_side(
+                int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), self.where
+            )
+            fps = capture.get(cv2.CAP_PROP_FPS)
+            self.fps = round(fps, 4) if math.isfinite(fps) and fps > 0 else None
+            if code in _LUMA:
+                self.grey_rule = "luma"
+            count = 0
+            while True:
+                good, image = capture.read()
+                if not good:
+                    break
+                yield image
+                count += 1
+            self._check_count(count, capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        finally:
+            capture.release()
+
+    def _check_count(self, count: int, declared: float) -> None:
+        missing = declared - count
+        if not math.isfinite(missing) or declared <= 0 or not missing:
+            return
+        # mp4 and mov list every frame; a few at the end may be undecodable in files that play well.
+        if self.path.suffix.lower() in (".mp4", ".mov") and missing > 2 and missing > 0.02 * declared:
+            raise InputError(
+                f"{self.where}: truncated: {count} of {declared:.0f} frames decode: copy it again from its source, "
+                "or cut it to its sound part"
+            )
+        note = f"the container declares {declared:.0f} frames, {count} decode"
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+def _capture(path: Path, convert: bool) -> cv2.VideoCapture:
+    return cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_CONVERT_RGB, int(convert)])
+
+
+def _check_whole(path: Path, where: str) -> None:
+    try:
+        size = path.stat().st_size
+        need = declared_bytes(path)
+    except OSError as error:
+        raise InputError(
+            f"{where}: cannot be read ({error.strerror}): check that it exists and its permissions"
+        ) from None
+    if not size:
+        raise InputError(f"{where}: the file is empty (0 bytes): copy it again from its source, or remove it")
+    if need is not None and size < need:
+        raise InputError(
+            f"{where}: truncated: {size} of {need} bytes are there: copy it again from its source, or remove it"
+        )

@@ -1,0 +1,95 @@
+"""The blocks that GGL-Net's stages are made of, as in the released code of Zhao et al. 2023.
+
+Every convolution has a bias, also where a batch normalisation follows, and keeps the size unless a stride is given.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Float32Conv2d(nn.Conv2d):
+    """A convolution that autocast leaves in the precision of its weights: the first of each branch.
+
+    Small targets may rise a few counts out of several hundred; bfloat16 would round the image to fewer levels than
+    that. A model that was itself converted to half precision still runs, in that precision.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not torch.is_autocast_enabled(input.device.type):
+            return super().forward(input.to(self.weight.dtype))
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.to(self.weight.dtype))
+
+
+def conv_bn(
+    in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, conv: type[nn.Conv2d] = nn.Conv2d
+) -> nn.Sequential:
+    """Convolution and batch normalisation."""
+    return nn.Sequential(
+        conv(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2),
+        nn.BatchNorm2d(out_channels),
+    )
+
+
+def conv_bn_relu(
+    in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, conv: type[nn.Conv2d] = nn.Conv2d
+) -> nn.Sequential:
+    """Convolution, batch normalisation and ReLU."""
+    return conv_bn(in_channels, out_channels, kernel_size, stride, conv).append(nn.ReLU(inplace=True))
+
+
+class SqueezeExcitation(nn.Module):
+    """Channel weights from the channel means: x * sigmoid(W2 ReLU(W1 mean(x))), no biases (Hu et al. 2018)."""
+
+    def __init__(self, channels: int, reduction: int = 4) -> None:
+        super().__init__()
+        hidden = max(1, channels // reduction)
+        self.squeeze = nn.Linear(channels, hidden, bias=False)
+        self.excite = nn.Linear(hidden, channels, bias=False)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        weight_BC = torch.sigmoid(self.excite(F.relu(self.squeeze(x_BCHW.mean(dim=(2, 3))))))
+        return x_BCHW * weight_BC[:, :, None, None]
+
+
+class ResidualBlock(nn.Module):
+    """ReLU(BN(Conv(SE(ReLU(BN(Conv x))))) + x); the squeeze-and-excitation sits between the convolutions."""
+
+    def __init__(self, channels: int, squeeze_excitation: bool = True) -> None:
+        super().__init__()
+        self.first = conv_bn_relu(channels, channels)
+        self.attention = SqueezeExcitation(channels) if squeeze_excitation else nn.Identity()
+        self.second = conv_bn(channels, channels)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.second(self.attention(self.first(x_BCHW))) + x_BCHW)
+
+
+class DownBlock(nn.Module):
+    """Halves the size: max pooling between the convolutions of the main path, a strided one on the shortcut.
+
+    The shortcut has its own ReLU before the sum, as in the released code.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            *conv_bn_relu(in_channels, out_channels), nn.MaxPool2d(2), *conv_bn(out_channels, out_channels)
+        )
+        self.shortcut = conv_bn_relu(in_channels, out_channels, stride=2)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.main(x_BCHW) + self.shortcut(x_BCHW))
+
+
+def local_contrast(channels: int) -> nn.Sequential:
+    """Local contrast learning: ReLU(Conv3x3(ReLU(Conv1x1 x))), no normalisation, one for each level."""
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(channels, channels, 3, padding=1),
+        nn.ReLU(inplace=True),
+    )
