@@ -79,7 +79,12 @@ def run_flow(
     Prefect itself addresses a deployment as FLOW/DEPLOYMENT: `prefect deployment run train-flow/default`. The bare name
     `train-flow` cannot work there; here it does. KEY=VALUE are the flow's parameters; dotted ones go into its configuration.
     """
-    _call("services", "run_flow", flow=flow, overrides=overrides or [], watch=watch)
+    from irstd.workspace import Workspace
+
+    workspace = Workspace.find().enter()
+    from pipelines.run import parse_parameters, run_deployment
+
+    raise typer.Exit(run_deployment(flow, parse_parameters(flow, overrides or []), workspace, watch))
 
 
 @app.command()

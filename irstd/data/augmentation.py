@@ -20,38 +20,37 @@ ARRAYS = ("frames", "gradient", "masks")
 def dihedral(batch: dict[str, Any], flips: bool = True, quarter_turns: bool = True) -> dict[str, Any]:
     """Turn each key frame by one of the up to eight symmetries of the square, chosen by its seed.
 
-    `batch` is on the device already. Quarter turns are left out where the batch is not square or a frame is padded (a turn
-    would move its padding to the top or left).
+    `batch` is on the device already. A smaller frame is turned within its own area, so its padding stays at the bottom
+    and right; only square frames get quarter turns. Both look at the frame alone: whatever else is in its batch, and
+    so for any number of ranks, it is turned in the same way.
     """
-    height, width = batch["frames"].shape[-2:]
-    sizes = [tuple(pair) for pair in batch["size"].tolist()]
+    sizes = [(int(h), int(w)) for h, w in batch["size"].tolist()]
     codes = []
-    for seed, size in zip(batch["seeds"], sizes, strict=True):
-        seed = int(seed)
-        whole = size == (height, width)
-        mirror = bool(seed & 1) and flips and whole
-        turns = (seed >> 1) & 3 if quarter_turns and height == width and whole else 2 * ((seed >> 1) & 1) * (flips and whole)
-        codes.append((mirror, int(turns)))
+    for seed, (height, width) in zip(map(int, batch["seeds"]), sizes, strict=True):
+        turns = (seed >> 1) & 3 if quarter_turns and height == width else 2 * ((seed >> 1) & flips)
+        codes.append((bool(seed & flips), turns))
     if not any(mirror or turns for mirror, turns in codes):
         return batch
     found = dict(batch)
     for name in ARRAYS:
         if batch.get(name) is not None:
-            found[name] = _turned(batch[name], codes)
+            found[name] = _turned(batch[name], sizes, codes)
     found["boxes"] = [
-        turn_boxes(boxes, height, width, *code) for boxes, code in zip(batch["boxes"], codes, strict=True)
+        turn_boxes(boxes, *size, *code) for boxes, size, code in zip(batch["boxes"], sizes, codes, strict=True)
     ]
     return found
 
 
-def _turned(values: torch.Tensor, codes: list[tuple[bool, int]]) -> torch.Tensor:
+def _turned(values: torch.Tensor, sizes: list[tuple[int, int]], codes: list[tuple[bool, int]]) -> torch.Tensor:
     import torch
 
-    parts = []
-    for value, (mirror, turns) in zip(values, codes, strict=True):
-        value = value.flip(-1) if mirror else value
-        parts.append(torch.rot90(value, turns, (-2, -1)) if turns else value)
-    return torch.stack(parts)
+    found = values.clone()
+    for value, result, (height, width), (mirror, turns) in zip(values, found, sizes, codes, strict=True):
+        if mirror or turns:
+            value = value[..., :height, :width]
+            value = value.flip(-1) if mirror else value
+            result[..., :height, :width] = torch.rot90(value, turns, (-2, -1))
+    return found
 
 
 def turn_boxes(boxes_M4: np.ndarray, height: int, width: int, mirror: bool, turns: int) -> np.ndarray:

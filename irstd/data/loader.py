@@ -76,6 +76,7 @@ class ClipLoader:
         self.masks = all("masks.npy" in s.members for s in self.windows.samples)
         self.epoch = 0
         self.consumed = 0  # key frames of this epoch that all ranks together have been given
+        self._loaded = False  # the next iteration goes on from a state
         if self.train and len(self.windows) < batch_size * world_size:
             raise InputError(
                 f"train.batch={batch_size * world_size} is more than the {len(self.windows)} labelled key frames of the "
@@ -109,9 +110,13 @@ class ClipLoader:
         """Go on from `state`. `InputError` where it was saved over other key frames or with another seed."""
         if state["frames"] != fingerprint(self.manifests, self.split) or state["seed"] != self.seed:
             raise InputError("the loader's state belongs to other shards or another seed; start a new run")
-        self.epoch, self.consumed = state["epoch"], state["consumed"]
+        self.epoch, self.consumed, self._loaded = state["epoch"], state["consumed"], True
 
     def __iter__(self) -> Iterator[Batch]:
+        """The epoch from its beginning; once after `load_state_dict`, the rest of the epoch."""
+        if not self._loaded:
+            self.consumed = 0
+        self._loaded = False
         steps = self._steps()
         if not self.workers:
             for indices, consumed in steps:
@@ -139,15 +144,15 @@ class ClipLoader:
     def _steps(self) -> Iterator[tuple[np.ndarray, int]]:
         """The indices of this rank's batches from `consumed` on, each with the position after it."""
         total = len(self.windows)
+        step = self.batch_size * self.world_size
         if not self.train:
-            mine = np.arange(self.rank, total, self.world_size)
-            start = self.consumed // self.world_size
-            for i in range(start, len(mine), self.batch_size):
-                part = mine[i : i + self.batch_size]
-                yield part, (i + len(part)) * self.world_size
+            for start in range(self.consumed, total, step):
+                stop = min(start + step, total)
+                mine = np.arange(start + self.rank, stop, self.world_size)
+                if len(mine):  # the last step may be too short for every rank
+                    yield mine, stop
             return
         order = np.random.Generator(np.random.PCG64([self.seed, self.epoch])).permutation(total)
-        step = self.batch_size * self.world_size
         for start in range(self.consumed, total - step + 1, step):
             mine = order[start + self.rank * self.batch_size :][: self.batch_size]
             yield mine, start + step

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from irstd.data.gradient import GradientSpec
 from irstd.errors import InputError, nearest
 from irstd.files import canonical_json, read_json, sha256_text, write_json
 
@@ -35,12 +36,22 @@ class Manifest:
             raise InputError(f"{path}: no such file; build the shards first (irstd shard)") from None
         except ValueError as error:
             raise InputError(f"{path}: damaged ({error}); build the shards again (irstd shard)") from None
+        if not isinstance(content, dict):
+            raise InputError(f"{path}: damaged (not a mapping); build the shards again (irstd shard)")
         if content.get("schema") != SCHEMA:
             raise InputError(f"{path}: schema {content.get('schema')}, this version reads {SCHEMA}; run irstd shard")
-        found = cls(folder, content)
-        if found.digest != digest(content):
+        try:
+            same = content["digest"] == digest(content)
+        except (KeyError, TypeError, AttributeError):
+            same = False
+        if not same:
             raise InputError(f"{path}: its digest does not match its content; build the shards again (irstd shard)")
-        return found
+        if content["gradient"]:
+            try:
+                GradientSpec.from_dict(content["gradient"])
+            except InputError as error:
+                raise InputError(f"{path}: {error} (irstd shard)") from None
+        return cls(folder, content)
 
     @property
     def set(self) -> str:
@@ -107,7 +118,10 @@ def read_all(shards: Path, sets: list[str] | None = None) -> list[Manifest]:
     path = shards / "manifest.json"
     if not path.is_file():
         raise InputError(f"{shards}: no shards here; build them first (irstd shard)")
-    known = read_json(path)["sets"]
+    try:
+        known = read_json(path)["sets"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: damaged ({error}); build the shards again (irstd shard)") from None
     chosen = sorted(set(sets or known))
     for name in chosen:
         if name not in known:

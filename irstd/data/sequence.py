@@ -142,7 +142,7 @@ def sets(data: Path) -> list[str]:
 def sequences(data: Path, set: str) -> list[Sequence]:
     """The sequences of a set, sorted by name; `InputError` where there is no such set."""
     folder = data / set
-    found = _folders(folder) if folder.is_dir() and not set.startswith(".") else []
+    found = _folders(folder) if re.fullmatch(r"[a-z0-9_-]+", set) and folder.is_dir() else []
     if not found:
         known = sets(data)
         there = f"; there are: {', '.join(known)}" if known else ": ingest recordings first"

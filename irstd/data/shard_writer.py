@@ -155,6 +155,7 @@ def _write_sample(file: BinaryIO, chunk: Chunk, arrays: dict[str, np.ndarray], t
         "sha256": hashed.hexdigest(),
         "members": members,
         "crc32": [frame_crc(arrays, row) for row in range(rows)],
+        "targets_crc32": zlib.crc32(text),
     }
 
 
@@ -172,7 +173,7 @@ def _write_member(file: BinaryIO, name: str, parts: list[Any], hashed: Any) -> i
     size = sum(len(part) for part in parts)
     info = tarfile.TarInfo(name)
     info.size, info.mtime, info.mode = size, 0, 0o644
-    file.write(info.tobuf(tarfile.USTAR_FORMAT))
+    file.write(info.tobuf(tarfile.PAX_FORMAT))  # USTAR, but names may be longer than 100 letters
     offset = file.tell()
     hashed.update(f"{name}\0{size}\0".encode())
     for part in parts:

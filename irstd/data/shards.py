@@ -53,10 +53,18 @@ def build(
         except OSError as error:
             raise WorkError(f"{out}: cannot write shards: {error.strerror or error}; what was there is unchanged") from error
         for folder in out.iterdir():
-            if folder.is_dir() and folder.name not in names and not folder.name.startswith("."):
+            if folder.is_dir() and _set_of(folder.name) not in {*names, None}:
                 shutil.rmtree(folder)
         write_index(out)
     return found
+
+
+def _set_of(folder: str) -> str | None:
+    """The set that a folder of shards belongs to, a killed build's hidden ones too; None for what is not ours."""
+    if not folder.startswith("."):
+        return folder
+    name, _, ending = folder[1:].rpartition(".")
+    return name if ending in ("building", "old") else None
 
 
 def _plan(data: Path, name: str, config: ShardConfig) -> dict[str, list[Stretch]]:
@@ -108,8 +116,9 @@ def _build_set(
             entries[file] = entry
         else:
             jobs.append((staged / f"{file}.part", staged / f"{file}.new", pieces, gradient, options))
+    for link in staged.glob("*.kept"):  # of a killed build, which may have wanted others
+        link.unlink()
     for source, link in kept:
-        link.unlink(missing_ok=True)
         _link(source, link)
     if progress and wanted:
         progress(name, len(kept), len(wanted))
@@ -117,6 +126,8 @@ def _build_set(
         entries[job[1].name.removesuffix(".new")] = entry
         if progress:
             progress(name, done, len(wanted))
+    # From here on the tars do not fit the manifest that a build killed at its end may have left.
+    (staged / "manifest.json").unlink(missing_ok=True)
     for file, _, _ in wanted:
         done = staged / f"{file}.kept"
         os.replace(done if done.exists() else staged / f"{file}.new", staged / file)
@@ -140,6 +151,7 @@ def _run_job(job: Job) -> dict[str, Any]:
     """Write one tar under a temporary name, note its entry beside it, rename."""
     part, done, pieces, gradient, options = job
     entry = write_tar(part, pieces, gradient, options)
+    done.unlink(missing_ok=True)  # the note must never lie beside another build's tar
     write_json(done.with_suffix(".json"), entry)
     os.replace(part, done)
     return entry

@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from irstd.data import rle
+from irstd.data.annotations import Annotations, FrameTargets
 from irstd.data.synthetic_render import Scene, SceneSpec, render
 from irstd.errors import InputError, IrstdError, WorkError, nearest
 from irstd.files import staged_folder
 
-__all__ = ["Scene", "SceneSpec", "annotations_json", "main", "render", "sample_specs", "write_source"]
+__all__ = ["Scene", "SceneSpec", "annotations", "main", "render", "sample_specs", "write_source"]
 
 
 def sample_specs(seed: int = 0) -> dict[str, SceneSpec]:
@@ -75,26 +76,19 @@ def write_source(folder: str | Path, specs: Mapping[str, SceneSpec]) -> None:
         for name, spec in specs.items():
             scene = render(spec)
             _write_video(staged / f"{name}.mkv", scene.frames_THW, spec.fps)
-            (staged / f"{name}.annotations.json").write_text(annotations_json(scene), encoding="utf-8")
+            (staged / f"{name}.annotations.json").write_text(annotations(scene).to_json(), encoding="utf-8")
             sidecar = {"bit_depth": spec.bit_depth, "fps": spec.fps, "group": name, "licence": "CC0-1.0"}
             lines = (f"{key}: {json.dumps(value)}\n" for key, value in sidecar.items())
             (staged / f"{name}.yaml").write_text("".join(lines), encoding="utf-8")
 
 
-def annotations_json(scene: Scene) -> str:
-    """The labels in the canonical form: one line a frame, sorted keys, floats rounded to 4 digits."""
-    lines = []
-    for t, mask_HW in enumerate(scene.masks_THW):
-        frame = {
-            "index": t,
-            "labelled": True,
-            "boxes": scene.boxes[t].round(4).tolist(),
-            "classes": ["target"] * len(scene.boxes[t]),
-            "points": scene.points[t].round(4).tolist(),
-            "mask": rle.encode(mask_HW),
-        }
-        lines.append(json.dumps(frame, sort_keys=True))
-    return '{"frames": [\n' + ",\n".join(lines) + '\n], "masks": true, "schema": 1}\n'
+def annotations(scene: Scene) -> Annotations:
+    """The labels of a scene: every frame labelled, with boxes, points and mask."""
+    frames = [
+        FrameTargets(t, True, scene.boxes[t], points=scene.points[t], mask=rle.encode(mask_HW))
+        for t, mask_HW in enumerate(scene.masks_THW)
+    ]
+    return Annotations(frames, masks=True)
 
 
 def _write_video(path: Path, frames_THW: np.ndarray, fps: float) -> None:

@@ -6,6 +6,7 @@ maps each tar once; a clip is then T rows of an array that lies in the page cach
 
 from __future__ import annotations
 
+import json
 import mmap
 import zlib
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class Sample:
     halo: int
     members: dict[str, list[Any]]
     crc32: list[int]
+    targets_crc32: int | None
     labelled: str
 
 
@@ -44,6 +46,7 @@ class Windows:
         self.manifests = {m.set: m for m in manifests}
         self.samples: list[Sample] = []
         self.paths: list[Path] = []
+        self.needs: list[int] = []  # bytes that each tar must have
         self.maps: dict[int, mmap.mmap] = {}
         self.checked: set[tuple[int, int]] = set()
         sample_N: list[np.ndarray] = []
@@ -51,6 +54,8 @@ class Windows:
         for manifest in manifests:
             for shard in manifest.shards(split):
                 self.paths.append(manifest.folder / shard["file"])
+                ends = (m[0] + m[1] for s in shard["samples"] for m in s["members"].values())
+                self.needs.append(max(ends, default=0))
                 for s in shard["samples"]:
                     item = Sample(
                         manifest.set,
@@ -60,6 +65,7 @@ class Windows:
                         s["halo"],
                         s["members"],
                         s["crc32"],
+                        s.get("targets_crc32"),
                         s["labelled"],
                     )
                     keep = np.flatnonzero(np.frombuffer(item.labelled.encode(), np.uint8) == ord("1"))
@@ -82,8 +88,7 @@ class Windows:
     def map(self, tar: int) -> mmap.mmap:
         """The mapped tar. Its size is checked when it is opened: a shortened file would kill a reader that maps it."""
         if tar not in self.maps:
-            path = self.paths[tar]
-            need = max((m[0] + m[1] for s in self.samples if s.tar == tar for m in s.members.values()), default=0)
+            path, need = self.paths[tar], self.needs[tar]
             try:
                 with path.open("rb") as file:
                     size = path.stat().st_size
@@ -103,12 +108,14 @@ class Windows:
         return np.frombuffer(self.map(sample.tar), dtype, int(np.prod(shape)), offset).reshape(shape)
 
     def targets(self, number: int) -> dict[str, Any]:
-        """The parsed `targets.json` of a sample."""
-        import json
-
+        """The parsed `targets.json` of a sample; `WorkError` where its bytes are not those that were written."""
         sample = self.samples[number]
         offset, length, *_ = sample.members["targets.json"]
-        return json.loads(self.map(sample.tar)[offset : offset + length])
+        text = self.map(sample.tar)[offset : offset + length]
+        if sample.targets_crc32 is not None and zlib.crc32(text) != sample.targets_crc32:
+            first = sample.first - sample.halo
+            raise WorkError(self._damaged(sample, f"targets of the frames {first} to {first + len(sample.crc32) - 1}"))
+        return json.loads(text)
 
     def verify(self, number: int, row: int) -> None:
         """Check the crc32 of one frame at its first touch; `WorkError` names set, sequence and frame."""
@@ -121,12 +128,14 @@ class Windows:
             if array is not None:
                 value = zlib.crc32(array[row].data.cast("B"), value)
         if value != sample.crc32[row]:
-            index = sample.first - sample.halo + row
-            raise WorkError(
-                f"{self.paths[sample.tar]}: damaged at {sample.set}/{sample.sequence}, frame {index}; "
-                "build it again (remove the file, then irstd shard)"
-            )
+            raise WorkError(self._damaged(sample, f"frame {sample.first - sample.halo + row}"))
         self.checked.add((number, row))
+
+    def _damaged(self, sample: Sample, what: str) -> str:
+        return (
+            f"{self.paths[sample.tar]}: damaged at {sample.set}/{sample.sequence}, {what}; "
+            "build it again (remove the file, then irstd shard)"
+        )
 
 
 def require(manifests: list[Manifest], split: str, frames: int) -> None:

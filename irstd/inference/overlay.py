@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -25,7 +27,8 @@ class OverlayWriter:
         # VP8 wants even sizes.
         self.size = (width * self.zoom + 1) // 2 * 2, (height * self.zoom + 1) // 2 * 2
         codec = cv2.VideoWriter_fourcc(*"VP80")
-        self.writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, codec, fps or 25.0, self.size)
+        with _silent():
+            self.writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, codec, fps or 25.0, self.size)
         if not self.writer.isOpened():
             raise WorkError(f"{path}: this OpenCV cannot write WebM; run without --overlay")
 
@@ -34,6 +37,19 @@ class OverlayWriter:
 
     def close(self) -> None:
         self.writer.release()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """OpenCV prints, past its own log level, that it takes another tag for VP8 in WebM, as it should."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def draw(

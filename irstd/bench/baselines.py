@@ -1,0 +1,175 @@
+"""What the benchmarks run on, and the loaders of the field that ours is compared with.
+
+`Scenes` are recordings made from a seed, so that a benchmark needs no data. `write_files` puts the frames of any shards
+beside them as the image files that loaders of the field read:
+
+- *field*: as public loaders for this task are usually written. For every key frame, T files opened with Pillow, made
+  three channels, resized to 512 x 512 (bicubic), divided by 255 and normalised by mean and deviation: float32.
+- *careful*: as one writes it who has read the profile. For every key frame, T PNG files through OpenCV as they are,
+  cut before anything is computed; the gradient map of the crop from the crop and one pixel around it; counts, no copies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from irstd.config import ShardConfig, SplitConfig
+from irstd.data import rle, shards
+from irstd.data.annotations import Annotations, FrameTargets
+from irstd.data.derive import targets_of
+from irstd.data.gradient import GradientSpec, gradient_magnitude
+from irstd.data.ingest import ingest
+from irstd.errors import WorkError
+
+FIELD_SIDE = 512
+FIELD_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+FIELD_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
+DRIFT = 32  # pixels of background beyond the frame, over which it moves
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Recordings of `frames` frames uint8 [height, width]: `sequences` of them, from `seed`."""
+
+    sequences: int = 4
+    frames: int = 24
+    height: int = 512
+    width: int = 640
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.sequences} synthetic sequences of {self.frames} frames {self.height}x{self.width}, 8 bits"
+
+
+def render(scenes: Scenes, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frames uint8 [T, H, W] and masks uint8 {0, 1} [T, H, W] of one sequence: drifting clouds, noise, two targets.
+
+    The noise matters: it is what a PNG file of a real infrared frame mostly spends its bytes on.
+    """
+    rng = np.random.default_rng([scenes.seed, number])
+    height, width = scenes.height, scenes.width
+    canvas_HW = np.full((height + DRIFT, width + DRIFT), 100, np.float32)
+    for cell, strength in ((64, 22), (8, 3)):
+        rows, columns = (height + DRIFT) // cell + 2, (width + DRIFT) // cell + 2
+        coarse = rng.standard_normal((rows, columns), dtype=np.float32)
+        canvas_HW += strength * cv2.resize(coarse, canvas_HW.shape[::-1], interpolation=cv2.INTER_CUBIC)
+    starts_N2 = rng.uniform(0.25, 0.75, (2, 2)) * (height, width)
+    speeds_N2 = rng.uniform(-1, 1, (2, 2))
+    frames_THW = np.empty((scenes.frames, height, width), np.uint8)
+    masks_THW = np.zeros((scenes.frames, height, width), np.uint8)
+    y_H, x_W = np.arange(height, dtype=np.float32), np.arange(width, dtype=np.float32)
+    for t in range(scenes.frames):
+        shift = t % DRIFT
+        frame_HW = canvas_HW[shift : shift + height, :width] + 1.5 * rng.standard_normal((height, width), np.float32)
+        for centre in np.clip(starts_N2 + t * speeds_N2, 3, (height - 4, width - 4)):
+            spot_HW = np.outer(np.exp(-((y_H - centre[0]) ** 2) / 2), np.exp(-((x_W - centre[1]) ** 2) / 2))
+            frame_HW += 40 * spot_HW
+            masks_THW[t] |= spot_HW > 0.5
+        frames_THW[t] = np.clip(np.rint(frame_HW), 0, 255)
+    return frames_THW, masks_THW
+
+
+def write_data(scenes: Scenes, folder: Path) -> Path:
+    """Render, write as FFV1 video with labels, and ingest; returns the folder `data`."""
+    source = folder / "source"
+    source.mkdir(parents=True)
+    for number in range(scenes.sequences):
+        frames_THW, masks_THW = render(scenes, number)
+        _write_video(source / f"scene-{number}.mkv", frames_THW)
+        entries = []
+        for t, mask_HW in enumerate(masks_THW):
+            boxes, points = targets_of(mask_HW)
+            entries.append(FrameTargets(t, True, boxes, None, points, rle.encode(mask_HW)))
+        text = Annotations(entries, masks=True).to_json()
+        (source / f"scene-{number}.annotations.json").write_text(text, encoding="utf-8")
+    ingest(source, "bench", folder / "data", folder / "staging", format="native")
+    return folder / "data"
+
+
+def write_shards(scenes: Scenes, folder: Path) -> Path:
+    """Shards of `scenes`, all of it in the split train; returns the folder `shards`."""
+    # By blocks, since groups would want three sequences and give some of them to other splits.
+    everything = SplitConfig(by="block", train=1, val=0, gate=0, test=0)
+    shards.build(write_data(scenes, folder), folder / "shards", ShardConfig(split=everything))
+    return folder / "shards"
+
+
+def _write_video(path: Path, frames_THW: np.ndarray) -> None:
+    height, width = frames_THW.shape[1:]
+    options = [cv2.VIDEOWRITER_PROP_DEPTH, cv2.CV_8U, cv2.VIDEOWRITER_PROP_IS_COLOR, 0]
+    code = cv2.VideoWriter.fourcc(*"FFV1")
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, 25.0, (width, height), options)
+    if not writer.isOpened():
+        raise WorkError(f"{path.name}: this OpenCV cannot write FFV1 video; install opencv-python >= 5")
+    for frame_HW in frames_THW:
+        writer.write(frame_HW)
+    writer.release()
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window as files: the T names (without a suffix) in order, the crop, and how its gradient map is made."""
+
+    stems: tuple[Path, ...]
+    top: int
+    left: int
+    height: int
+    width: int
+    scale: float
+    spec: GradientSpec
+
+
+def write_files(stem: Path, frame_HW: np.ndarray) -> None:
+    """Write a frame as STEM.png, its counts untouched, and as STEM.bmp, as the field's sets of 8 bits come."""
+    if stem.with_suffix(".bmp").exists():
+        return
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    eight_HW = frame_HW
+    if frame_HW.dtype != np.uint8:  # the field's loader reads 8 bits: its pixels are not compared then, its time is
+        eight_HW = cv2.normalize(frame_HW, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
+    good = cv2.imwrite(str(stem.with_suffix(".png")), frame_HW) and cv2.imwrite(str(stem.with_suffix(".bmp")), eight_HW)
+    if not good:
+        raise WorkError(f"{stem}.png: cannot be written; free some space")
+
+
+def field_window(window: Window) -> np.ndarray:
+    """One window as the field's loaders make it: float32 [T, 3, 512, 512]."""
+    from PIL import Image
+
+    images = []
+    for stem in window.stems:
+        with Image.open(stem.with_suffix(".bmp")) as opened:
+            image = opened.convert("RGB").resize((FIELD_SIDE, FIELD_SIDE), Image.Resampling.BICUBIC)
+        values_HWC = np.array(image, dtype=np.float32) / 255.0
+        values_HWC = (values_HWC - FIELD_MEAN) / FIELD_DEVIATION
+        images.append(np.transpose(values_HWC, (2, 0, 1)))
+    return np.array(images)
+
+
+def field_batch(windows: list[Window]) -> np.ndarray:
+    """float32 [B, T, 3, 512, 512]."""
+    return np.stack([field_window(window) for window in windows])
+
+
+def careful_batch(windows: list[Window]) -> tuple[np.ndarray, np.ndarray]:
+    """Counts uint8|uint16 [B, T, H, W] and the key frames' gradient maps float32 [B, H, W], zero-padded as ours are."""
+    clips = [[cv2.imread(f"{stem}.png", cv2.IMREAD_UNCHANGED) for stem in window.stems] for window in windows]
+    height, width = max(w.height for w in windows), max(w.width for w in windows)
+    make = np.empty if all((w.height, w.width) == (height, width) for w in windows) else np.zeros
+    dtype = max((clip[-1].dtype for clip in clips), key=lambda found: found.itemsize)
+    frames_BTHW = make((len(windows), len(windows[0].stems), height, width), dtype)
+    gradient_BHW = make((len(windows), height, width), np.float32)
+    for b, (window, clip) in enumerate(zip(windows, clips, strict=True)):
+        h, w = window.height, window.width
+        for t, frame_HW in enumerate(clip):
+            frames_BTHW[b, t, :h, :w] = frame_HW[window.top : window.top + h, window.left : window.left + w]
+        # One pixel around the crop, where the frame has it, makes the map of the crop that of the whole frame, cut.
+        up, before = min(1, window.top), min(1, window.left)
+        around_HW = clip[-1][window.top - up : window.top + h + 1, window.left - before : window.left + w + 1]
+        map_HW = gradient_magnitude(around_HW, window.spec.operator, window.spec.padding, window.scale)
+        gradient_BHW[b, :h, :w] = map_HW[up : up + h, before : before + w]
+    return frames_BTHW, gradient_BHW

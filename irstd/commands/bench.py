@@ -1,0 +1,67 @@
+"""`irstd bench loader|shard|train|infer`: a short table of rates, and the ratios that count."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from irstd.commands.show import say, table
+from irstd.environment import cores
+from irstd.workspace import Workspace
+
+
+def loader(workspace: Workspace, shards: Path | None, seconds: float, **sizes: Any) -> None:
+    """Windows a second from shards, against image files. `sizes`: see `irstd.bench.loader.measure`."""
+    from irstd.bench import loader as bench
+
+    with _scratch(workspace) as folder:
+        _show("loader", bench.measure(folder, seconds, shards, **sizes))
+
+
+def shard(workspace: Workspace, seconds: float, **sizes: Any) -> None:
+    """Frames a second of the shard writer, against the sum of its parts. `sizes`: see `irstd.bench.shard.measure`."""
+    from irstd.bench import shard as bench
+
+    with _scratch(workspace) as folder:
+        _show("shard", bench.measure(folder, seconds, **sizes))
+
+
+def train(workspace: Workspace, shards: Path | None, seconds: float, **sizes: Any) -> None:
+    """The share of a training step that waits for data. `sizes`: see `irstd.bench.train.measure`."""
+    from irstd.bench import train as bench
+
+    with _scratch(workspace) as folder:
+        _show("train", bench.measure(folder, seconds, shards, **sizes))
+
+
+def infer(workspace: Workspace, seconds: float, **sizes: Any) -> None:
+    """Frames a second of the detector, against the bare network. `sizes`: see `irstd.bench.infer.measure`."""
+    from irstd.bench import infer as bench
+
+    with _scratch(workspace) as folder:
+        _show("infer", bench.measure(folder, seconds, **sizes))
+
+
+@contextmanager
+def _scratch(workspace: Workspace) -> Iterator[Path]:
+    """A folder under IRSTD_HOME that goes when the measurement is over."""
+    workspace.home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=workspace.home) as folder:
+        say("bench: preparing")
+        yield Path(folder)
+
+
+def _show(name: str, report: Any) -> None:
+    from irstd.bench.timing import figure, machine
+
+    say(f"bench {name}: {report.title}")
+    for fact in report.facts:
+        say(f"  {fact}")
+    rows = [{k: figure(v) if isinstance(v, float) else v for k, v in row.items()} for row in report.rows]
+    say("\n" + table(rows) + "\n")
+    for what, ratio in report.ratios:
+        say(f"RATIO {what}: {ratio}")
+    say(f"machine: {machine(cores())}")

@@ -1,0 +1,206 @@
+"""Making a sequence aside, and putting it in its place.
+
+A recording is read once for copy and hash, and decoded once for its frames, range and checks. Renaming comes last.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from irstd.data import splits
+from irstd.data.counts import CountHistogram, Intensity
+from irstd.data.importers import Candidate
+from irstd.data.sequence import ANNOTATIONS_FILE, FRAMES_FOLDER, SEQUENCE_FILE, Sequence
+from irstd.data.video import open_recording
+from irstd.errors import InputError
+from irstd.files import canonical_json, sha256_file, sha256_text, write_json
+
+# Called with (bytes done, bytes in all, name of the sequence that was finished).
+Progress = Callable[[int, int, str], None]
+
+
+def stage_all(
+    candidates: dict[str, Candidate],
+    root: Path,
+    work: Path,
+    set_name: str,
+    there: dict[str, Sequence],
+    progress: Progress | None = None,
+) -> dict[str, Sequence]:
+    """{name: sequence} of all candidates, each in `work`/new/<name>, a few at a time.
+
+    The first error in the order of names is raised, as if one were done after the other.
+    """
+    sizes = {name: sum((root / file).stat().st_size for file in each.files) for name, each in candidates.items()}
+    found, done = {}, 0
+    # Decoders leave the interpreter free and rarely fill more than one core each.
+    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
+    try:
+        futures = {
+            name: pool.submit(stage, each, root, work / "new" / name, set_name, name, there.get(name))
+            for name, each in candidates.items()
+        }
+        for name, future in futures.items():
+            found[name] = future.result()
+            done += sizes[name]
+            if progress:
+                progress(done, sum(sizes.values()), name)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return found
+
+
+def stage(candidate: Candidate, root: Path, folder: Path, set_name: str, name: str, old: Sequence | None) -> Sequence:
+    """Write the sequence into `folder`: copy and hash, decode once, check, describe.
+
+    `root` is the source; `old` is the sequence that this one will replace: its licence and group stay unless others are
+    stated. `InputError` where recording or labels are not good.
+    """
+    place = folder / FRAMES_FOLDER if candidate.folder else folder
+    place.mkdir(parents=True)
+    copies = [place / file.name for file in candidate.files]
+    where = str(candidate.recording)
+    try:
+        hashes = [_copy(root / file, copy) for file, copy in zip(candidate.files, copies, strict=True)]
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(f"{where}: cannot be read ({error.strerror}): check its permissions") from None
+    recording = open_recording(place if candidate.folder else copies[0], candidate.bit_depth, where)
+    frames, intensity = _measure(recording.frames())
+    digest, labelled, target = None, 0, 0
+    if candidate.annotate:
+        annotations = candidate.annotate(frames, recording.height, recording.width)
+        text = annotations.to_json()
+        digest, labelled, target = sha256_text(text), annotations.labelled_frames, annotations.target_frames
+        (folder / ANNOTATIONS_FILE).write_text(text, encoding="utf-8")
+    found = Sequence(
+        folder=folder,
+        set=set_name,
+        name=name,
+        source=tuple(copy.relative_to(folder).as_posix() for copy in copies),
+        source_sha256=_joined(candidate, hashes),
+        annotations_sha256=digest,
+        frames=frames,
+        fps=candidate.fps or recording.fps,
+        height=recording.height,
+        width=recording.width,
+        bit_depth=recording.bit_depth,
+        dtype=recording.dtype,
+        grey_rule=recording.grey_rule,
+        intensity=intensity,
+        licence=candidate.licence or (old.licence if old else None),
+        group=candidate.group or (old.group if old else name),
+        labelled_frames=labelled,
+        target_frames=target,
+        notes=(*candidate.notes, *recording.notes),
+    )
+    (folder / SEQUENCE_FILE).write_text(found.to_json(), encoding="utf-8")
+    return found
+
+
+def _copy(source: Path, target: Path) -> str:
+    """Copy byte for byte; sha256 of what was copied, from the same reading."""
+    digest = sha256()
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while block := reader.read(1 << 20):
+            digest.update(block)
+            writer.write(block)
+    return digest.hexdigest()
+
+
+def source_sha256(candidate: Candidate, root: Path) -> str:
+    """What `source_sha256` of the candidate would be; `root` is the source."""
+    return _joined(candidate, [sha256_file(root / file) for file in candidate.files])
+
+
+def _joined(candidate: Candidate, hashes: list[str]) -> str:
+    """The file's hash; for a folder of frames that of the list of names and hashes."""
+    if candidate.folder is None:
+        return hashes[0]
+    return sha256_text(canonical_json([[file.name, each] for file, each in zip(candidate.files, hashes, strict=True)]))
+
+
+def _measure(frames: Iterator[np.ndarray]) -> tuple[int, Intensity]:
+    """Count frames and counts. The histogram runs in a thread beside the decoder, a bounded number of frames behind."""
+    histogram, count = CountHistogram(), 0
+    batch: list[np.ndarray] = []
+    behind: Future[None] | None = None
+
+    def add(batch: list[np.ndarray]) -> None:
+        for frame_HW in batch:
+            histogram.add(frame_HW)
+
+    with ThreadPoolExecutor(1) as pool:
+        for frame_HW in frames:
+            count += 1
+            batch.append(frame_HW)
+            if len(batch) * frame_HW.nbytes >= 1 << 19:
+                if behind:
+                    behind.result()
+                behind, batch = pool.submit(add, batch), []
+        if behind:
+            behind.result()
+    add(batch)
+    return count, histogram.intensity()
+
+
+def commit(fresh: dict[str, Sequence], work: Path, folder: Path, given: dict[str, Any]) -> None:
+    """Rename what was staged into `folder` and write the splits; on an error everything goes back."""
+    for name in fresh:
+        if (folder / name).exists() and not (folder / name / SEQUENCE_FILE).exists():
+            raise InputError(f"{folder / name}: is there and is no sequence: move it out of data/")
+    undo: list[tuple[Path, Path]] = []
+    new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in fresh:
+            if (folder / name).exists():
+                _move(folder / name, work / "old" / name)
+                undo.append((work / "old" / name, folder / name))
+            _move(work / "new" / name, folder / name)
+            undo.append((folder / name, work / "new" / name))
+        if not (folder / splits.FILE).exists() or splits.read(folder) != given:
+            write_json(folder / splits.FILE, given)
+    except BaseException:
+        for here, back in reversed(undo):
+            _move(here, back)
+        if new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename; across file systems copy beside the target first, so that it appears whole."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        aside = target.with_name(f".{target.name}.new")
+        shutil.copytree(source, aside)
+        os.rename(aside, target)
+        shutil.rmtree(source)
+
+
+@contextmanager
+def work_folder(staging: Path) -> Iterator[Path]:
+    """A new folder under `staging`, gone afterwards."""
+    staging.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix="ingest-", dir=staging))
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,71 @@
+"""A tiny set that many tests share: made, ingested and sharded once. Change copies of it only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from irstd.config import ShardConfig
+from irstd.data import shards
+from irstd.data.ingest import ingest
+from irstd.data.synthetic import Scene, SceneSpec, render, write_source
+
+# Each is a group of its own. Two sizes, lengths below, at and across the chunk borders, one without
+# targets, one whose labels are taken away.
+_LENGTHS = {"a": 11, "b": 9, "c": 4, "d": 6, "e": 7, "f": 1, "g": 10, "empty": 8, "dark": 5}
+UNLABELLED = "dark"
+UNLABELLED_FRAME = ("b", 3)  # inside a labelled sequence
+CONFIG = ShardConfig(frames=5, chunk=4)
+
+
+def _spec(index: int, name: str, frames: int) -> SceneSpec:
+    height, width = (40, 32) if name == "g" else (34, 46)
+    return SceneSpec(
+        height=height,
+        width=width,
+        frames=frames,
+        fps=25.0,
+        seed=index,
+        kind="clouds",
+        offset=3000 + 100 * index,
+        span=100,
+        targets=0 if name == "empty" else 2,
+    )
+
+
+@pytest.fixture(scope="session")
+def sample_scenes() -> dict[str, Scene]:
+    """What the sequences of `sample_data` hold by construction: frames, masks, boxes, points."""
+    return {name: render(_spec(i, name, frames)) for i, (name, frames) in enumerate(_LENGTHS.items())}
+
+
+@pytest.fixture(scope="session")
+def sample_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recordings of `sample_data` and their labels, as someone would bring them."""
+    source = tmp_path_factory.mktemp("sample") / "source"
+    write_source(source, {name: _spec(i, name, frames) for i, (name, frames) in enumerate(_LENGTHS.items())})
+    (source / f"{UNLABELLED}.annotations.json").unlink()
+    name, index = UNLABELLED_FRAME
+    path = source / f"{name}.annotations.json"
+    labels = json.loads(path.read_text())
+    labels["frames"][index] = {"index": index, "labelled": False}
+    path.write_text(json.dumps(labels))
+    return source
+
+
+@pytest.fixture(scope="session")
+def sample_data(sample_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder `data/` with the set `sample`: 14-bit videos, of which one is unlabelled."""
+    folder = tmp_path_factory.mktemp("sample")
+    ingest(sample_source, "sample", folder / "data", folder / "staging")
+    return folder / "data"
+
+
+@pytest.fixture(scope="session")
+def sample_shards(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shards of `sample_data`: clips of up to 5 frames, 4 key frames in a sample."""
+    folder = tmp_path_factory.mktemp("sample") / "shards"
+    shards.build(sample_data, folder, CONFIG)
+    return folder

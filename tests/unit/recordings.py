@@ -1,0 +1,60 @@
+"""Small real recordings for the tests of irstd.data, written by OpenCV."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+CODES = {".mkv": "FFV1", ".avi": "MJPG", ".mp4": "mp4v"}
+
+
+def frames(count: int = 6, height: int = 24, width: int = 32, bits: int = 8, seed: int = 0) -> np.ndarray:
+    """uint8 or uint16 [count, height, width] noise that reaches the highest count of `bits`."""
+    dtype = np.uint8 if bits <= 8 else np.uint16
+    found = np.random.default_rng(seed).integers(0, 1 << bits, (count, height, width), dtype=dtype)
+    found[-1, 0, 0] = (1 << bits) - 1
+    return found
+
+
+def write_video(path: Path, images: np.ndarray, fps: float = 25.0) -> Path:
+    """FFV1 in mkv without loss; MJPEG in avi and MPEG-4 in mp4 with. Grey [T, H, W] or colour [T, H, W, 3]."""
+    depth = cv2.CV_16U if images.dtype == np.uint16 else cv2.CV_8U
+    options = [cv2.VIDEOWRITER_PROP_DEPTH, depth, cv2.VIDEOWRITER_PROP_IS_COLOR, int(images.ndim == 4)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = (images.shape[2], images.shape[1])
+    code = cv2.VideoWriter.fourcc(*CODES[path.suffix])
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, fps, size, options)
+    assert writer.isOpened()
+    for image in images:
+        writer.write(image)
+    writer.release()
+    return path
+
+
+def write_image(path: Path, image: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image)
+    return path
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """{relative path: sha256} of every file, to see that nothing changed."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def shared(name: str) -> Path:
+    """A folder of real data beside the repository, or a skip that says where it was looked for."""
+    default = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+    folder = Path(os.environ.get("IRSTD_SHARED_DATA") or default) / name
+    if not folder.is_dir():
+        pytest.skip(f"real data absent: no folder {folder} (IRSTD_SHARED_DATA names another place)")
+    return folder

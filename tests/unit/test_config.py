@@ -1,0 +1,71 @@
+"""The configuration tree: where values come from, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from irstd import config
+from irstd.errors import InputError
+
+
+def test_layers_go_over_each_other(tmp_path):
+    (tmp_path / "params.yaml").write_text("train: {lr: 1.0e-3, batch: 4}\nshard: {chunk: 8}\n")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("train:\n  lr: 2.0e-3\n")
+    found = config.load(tmp_path, recipe, config.parse_overrides(["train.epochs=7", "data.sets=[a,b]"]), "ggl-net")
+    assert (found.train.lr, found.train.batch, found.train.epochs) == (2e-3, 4, 7)
+    assert found.shard.chunk == 8
+    assert found.data.sets == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("pair", "words"),
+    [
+        ("train.epochs=ten", ["train.epochs=ten", "integer"]),
+        ("train.epoch=3", ["unknown key", "train.epochs"]),
+        ("trian.lr=3", ["unknown key"]),
+        ("train=3", ["section"]),
+        ("train.lr", ["key=value"]),
+        ("train.lr=-1", ["train.lr", "greater than 0"]),
+        ("model.width=2", ["model.width", "4"]),
+        ("data.intensity=half", ["data.intensity"]),
+        ("shard.split.train=0.9", ["add up to 1"]),
+        ("train.loss.soft_iou=0", ["every loss weight is 0"]),
+        ("model.name=ggl", ["ggl-net"]),
+    ],
+)
+def test_a_bad_override_is_one_line(pair, words):
+    with pytest.raises(InputError) as caught:
+        config.load(overrides=config.parse_overrides([pair]))
+    line = str(caught.value)
+    assert "\n" not in line
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "train: [", "train: {epochs: ten}\n", "tarin: {epochs: 1}\n"])
+def test_a_bad_recipe_names_its_file(tmp_path, text):
+    recipe = tmp_path / "bad.yaml"
+    recipe.write_text(text)
+    with pytest.raises(InputError, match=r"bad\.yaml"):
+        config.load(recipe=recipe)
+
+
+def test_yaml_numbers_without_a_dot_are_numbers():
+    assert config.parse_overrides(["train.lr=1e-3"]) == {"train.lr": 0.001}
+
+
+def test_unknown_model_gets_the_nearest_name():
+    with pytest.raises(InputError, match="ggl-net"):
+        config.load(model="gglnet")
+
+
+def test_identity_ignores_what_does_not_decide():
+    one, other = config.load(), config.load(overrides={"registry.name": "mine", "data.sets": ["a"]})
+    assert one.identity() == other.identity()
+    assert config.load(overrides={"train.seed": 1}).identity() != one.identity()
+
+
+def test_nest_and_flatten_are_inverse():
+    values = {"train.lr": 0.1, "shard.split.by": "block"}
+    assert config.flatten(config.nest(values), "here") == values

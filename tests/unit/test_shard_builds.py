@@ -1,0 +1,227 @@
+"""Building shards: the same bytes whoever builds them and whatever was there before, and never a half-written set."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from recordings import tree
+
+from irstd.data import shard_plan, shards
+from irstd.data.ingest import ingest
+from irstd.data.loader import ClipLoader
+from irstd.data.manifest import SPLITS, Manifest, read_all
+from irstd.data.windows import Windows
+from tests.conftest import CONFIG
+
+LATER = "b"  # the sequence that the tests add and take away; of the train split
+
+
+@pytest.fixture(autouse=True)
+def small_tars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several tars a split, and no waiting for the disk."""
+    monkeypatch.setattr(shard_plan, "TARGET_BYTES", 20_000)
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+@pytest.fixture
+def without(sample_data: Path, tmp_path: Path) -> Path:
+    """A copy of the data without `LATER`; its split is given already."""
+    shutil.copytree(sample_data, tmp_path / "without")
+    shutil.rmtree(tmp_path / "without" / "sample" / LATER)
+    return tmp_path / "without"
+
+
+def verified(out: Path) -> str:
+    """Read every frame of the set `sample` as the loader does; returns the digest."""
+    manifest = Manifest.read(out / "sample")
+    for split in SPLITS:
+        windows = Windows([manifest], split)
+        for number, sample in enumerate(windows.samples):
+            windows.targets(number)
+            for row in range(len(sample.crc32)):
+                windows.verify(number, row)
+    return manifest.digest
+
+
+def _reversed(run, jobs):
+    return [run(job) for job in [*jobs][::-1]][::-1]
+
+
+def _threads(run, jobs):
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(run, jobs))
+
+
+def _processes(run, jobs):
+    # The planning is done: a fresh process needs nothing but the job.
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(run, jobs))
+
+
+@pytest.mark.parametrize("executor", [map, _reversed, _threads, _processes])
+def test_the_bytes_do_not_depend_on_who_builds(executor, sample_data, tmp_path):
+    steps: list[tuple[str, int, int]] = []
+    shards.build(sample_data, tmp_path / "plain", CONFIG)
+    shards.build(sample_data, tmp_path / "out", CONFIG, map=executor, progress=lambda *step: steps.append(step))
+    assert tree(tmp_path / "out") == tree(tmp_path / "plain")
+    count = len([*(tmp_path / "out" / "sample").glob("*.tar")])
+    assert count > 5 and steps == [("sample", done, count) for done in range(count + 1)]
+
+
+def test_a_second_build_writes_no_tar(sample_data, tmp_path):
+    first = shards.build(sample_data, tmp_path, CONFIG)
+    before = {path.name: path.stat().st_ino for path in (tmp_path / "sample").glob("*.tar")}
+    assert shards.build(sample_data, tmp_path, CONFIG) == first
+    assert {path.name: path.stat().st_ino for path in (tmp_path / "sample").glob("*.tar")} == before
+
+
+def test_growing_gives_the_bytes_of_a_fresh_build(sample_data, without, tmp_path):
+    shards.build(without, tmp_path / "out", CONFIG)
+    content = Manifest.read(tmp_path / "out" / "sample").content
+    before = {_keys(s): (tmp_path / "out" / "sample" / s["file"]).stat() for s in content["shards"]}
+    shards.build(sample_data, tmp_path / "out", CONFIG)
+    shards.build(sample_data, tmp_path / "fresh", CONFIG)
+    assert tree(tmp_path / "out") == tree(tmp_path / "fresh")
+    moved = kept = 0
+    for shard in Manifest.read(tmp_path / "out" / "sample").content["shards"]:
+        now = (tmp_path / "out" / "sample" / shard["file"]).stat()
+        if old := before.pop(_keys(shard), None):
+            assert (now.st_ino, now.st_mtime_ns) == (old.st_ino, old.st_mtime_ns)
+            kept += 1
+        moved += not old
+    assert kept > 4 and 1 <= moved <= 2  # the new sequence, and the tar whose border it moved
+    shards.build(without, tmp_path / "out", CONFIG)
+    shards.build(without, tmp_path / "less", CONFIG)
+    assert tree(tmp_path / "out") == tree(tmp_path / "less")
+
+
+def _keys(shard: dict) -> tuple[str, ...]:
+    return tuple(sample["key"] for sample in shard["samples"])
+
+
+def test_new_labels_rewrite_their_tar_alone(sample_source, sample_data, tmp_path):
+    shutil.copytree(sample_data, tmp_path / "data")
+    shutil.copytree(sample_source, tmp_path / "source")
+    shards.build(tmp_path / "data", tmp_path / "out", CONFIG)
+    before = tree(tmp_path / "out" / "sample")
+    path = tmp_path / "source" / "e.annotations.json"
+    labels = json.loads(path.read_text())
+    labels["frames"][0]["boxes"][0][0] -= 1
+    path.write_text(json.dumps(labels))
+    ingest(tmp_path / "source", "sample", tmp_path / "data", tmp_path / "staging", update=True)
+    shards.build(tmp_path / "data", tmp_path / "out", CONFIG)
+    after = tree(tmp_path / "out" / "sample")
+    assert before.keys() == after.keys()
+    changed = {name for name in after if after[name] != before[name]}
+    assert len(changed) == 2 and "manifest.json" in changed and any(name.startswith("val-") for name in changed)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing in the code catches it."""
+
+
+def test_a_build_goes_on_wherever_it_was_killed(sample_data, without, tmp_path, monkeypatch):
+    """Stop before each renaming, linking and writing of a build; then build the same, or something else."""
+    for name, data in ("less", without), ("more", sample_data):
+        shards.build(data, tmp_path / name, CONFIG)
+    trees = {name: tree(tmp_path / name) for name in ("less", "more")}
+    digests = {name: verified(tmp_path / name) for name in ("less", "more")}
+    left = [0]
+    for module, function in (os, "replace"), (os, "rename"), (os, "link"), (shards, "write_tar"), (shutil, "rmtree"):
+        monkeypatch.setattr(module, function, _counted(getattr(module, function), left))
+    stops = unreadable = 0
+    for then, data in ("more", sample_data), ("less", without):
+        for stop in range(1000):
+            out = tmp_path / f"{then}-{stop}"
+            left[0] = 10_000
+            shards.build(without, out, CONFIG)
+            left[0] = stop
+            try:
+                shards.build(sample_data, out, CONFIG)
+            except Killed:
+                left[0] = 10_000
+            else:
+                break
+            stops += 1
+            if (out / "sample").exists():
+                assert verified(out) in digests.values()
+            else:
+                unreadable += 1
+            shards.build(data, out, CONFIG)
+            assert tree(out) == trees[then], f"killed before step {stop}, then {then}"
+        left[0] = 10_000
+    assert stops > 40
+    # A folder cannot be exchanged for another in one step everywhere: between two renamings there is none.
+    assert unreadable == 2
+
+
+def _counted(function, left: list[int]):
+    def call(*arguments, **options):
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        return function(*arguments, **options)
+
+    return call
+
+
+def test_a_killed_process_leaves_the_old_shards_and_its_finished_tars(sample_data, without, tmp_path):
+    out = tmp_path / "out"
+    shards.build(without, out, CONFIG)
+    old = verified(out)
+    script = """if True:
+        import os, signal, sys
+        from pathlib import Path
+        from irstd.config import ShardConfig
+        from irstd.data import shard_plan, shards
+        shard_plan.TARGET_BYTES = 20_000
+        def kill_after_the_third(run, jobs):
+            for count, job in enumerate(jobs, 1):
+                yield run(job)
+                if count == 3:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        # Other chunks: every tar is another.
+        shards.build(Path(sys.argv[1]), Path(sys.argv[2]), ShardConfig(frames=5, chunk=3), map=kill_after_the_third)
+    """
+    done = subprocess.run([sys.executable, "-c", script, sample_data, out], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert verified(out) == old and read_all(out)[0].digest == old
+    assert len(ClipLoader(out, "train", batch_size=2)) > 0
+
+    ran: list[str] = []
+
+    def watched(run, jobs):
+        for job in jobs:
+            ran.append(job[1].name)
+            yield run(job)
+
+    config = CONFIG.model_copy(update={"chunk": 3})
+    shards.build(sample_data, out, config, map=watched)
+    shards.build(sample_data, tmp_path / "fresh", config)
+    assert tree(out) == tree(tmp_path / "fresh")
+    assert len(ran) == len([*(out / "sample").glob("*.tar")]) - 3
+
+
+def test_a_set_that_is_gone_leaves_the_shards(sample_source, sample_data, tmp_path):
+    shutil.copytree(sample_data, tmp_path / "data")
+    ingest(sample_source, "other", tmp_path / "data", tmp_path / "staging")
+    out = tmp_path / "out"
+    found = shards.build(tmp_path / "data", out, CONFIG)
+    assert [*found] == ["other", "sample"] == [m.set for m in read_all(out)]
+    assert found["other"] != found["sample"]  # the keys name their set
+    kept = tree(out / "sample")
+    shutil.rmtree(tmp_path / "data" / "other")
+    (out / ".other.building").mkdir()  # of a build that was killed
+    (out / ".mine").mkdir()
+    shards.build(tmp_path / "data", out, CONFIG)
+    assert sorted(path.name for path in out.iterdir()) == [".lock", ".mine", "manifest.json", "sample"]
+    assert [m.set for m in read_all(out)] == ["sample"] and tree(out / "sample") == kept
