@@ -8,6 +8,7 @@ paths) lies in `settings.toml` and never changes a result.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -232,10 +233,9 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             raise InputError(f"{pair!r}: the value is not readable as YAML") from None
         if isinstance(value, str):
-            try:  # YAML 1.1 reads 1e-3 as a string
+            # YAML 1.1 reads 1e-3 as a string.
+            with suppress(ValueError):
                 value = float(value) if value.lower() not in ("nan", "inf", "infinity") else value
-            except ValueError:
-                pass
         check_path(key, f"{key}={text}")
         found[key] = value
     return found

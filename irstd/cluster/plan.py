@@ -69,7 +69,7 @@ def make(resources: Resources, workers: int | None = None, trials: int | None = 
         have = resources.gpus if what == "GPU" else resources.cpus
         count = f"{trials} trials of {wanted} worker(s)" if trials else f"{wanted} worker(s)"
         raise InputError(
-            f"cannot place {count} with one {what} each: {resources.where} has {have:g}; ask for fewer with --workers"
+            f"cannot place {count} with one {what} each: {resources.where} has {have:g} {what}s; ask for fewer with --workers"
         )
     beside = (trials or room) if sweep else 1
     share = (resources.cpus / beside - driver) / wanted

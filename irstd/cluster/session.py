@@ -14,7 +14,6 @@ from irstd.environment import cores
 from irstd.errors import WorkError
 from irstd.workspace import Workspace
 
-
 _keep = False
 
 

@@ -1,15 +1,15 @@
 """Search spaces: `tune_spaces/*.yaml`, dotted configuration paths with what may be tried.
 
-    model: ggl-net
-    recipe: recipes/demo.yaml        # what the trials start from
-    fixed: {train.epochs: 20}        # overrides of every trial
-    space:
-      train.lr: {loguniform: [1e-4, 2e-3]}
-      model.fusion: {choice: [tgfm, add]}
-    search: random                   # or grid
-    trials: 6
-    objective: {metric: iou, mode: max}
-    seed: 0
+model: ggl-net
+recipe: recipes/demo.yaml        # what the trials start from
+fixed: {train.epochs: 20}        # overrides of every trial
+space:
+  train.lr: {loguniform: [1e-4, 2e-3]}
+  model.fusion: {choice: [tgfm, add]}
+search: random                   # or grid
+trials: 6
+objective: {metric: iou, mode: max}
+seed: 0
 """
 
 from __future__ import annotations

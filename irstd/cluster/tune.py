@@ -73,7 +73,9 @@ def search(
             tune_config=tune.TuneConfig(metric=metric, mode=mode, max_concurrent_trials=plan.trials),
             run_config=tune.RunConfig(
                 name=name,
-                storage_path=os.path.abspath(workspace.ray_storage) if "://" not in workspace.ray_storage else workspace.ray_storage,
+                storage_path=os.path.abspath(workspace.ray_storage)
+                if "://" not in workspace.ray_storage
+                else workspace.ray_storage,
                 # Trials are not retried here: Ray Train restarts workers, Prefect restarts a dead driver.
                 failure_config=tune.FailureConfig(max_failures=0),
                 verbose=0,
@@ -85,7 +87,11 @@ def search(
         number = (result.config or {}).get("number")
         if number is not None:
             job = jobs[number]
-            metrics = {k: v for k, v in (result.metrics or {}).items() if k.startswith(("val_", "best_", "epoch", "step", "loss"))}
+            metrics = {
+                k: v
+                for k, v in (result.metrics or {}).items()
+                if k.startswith(("val_", "best_", "epoch", "step", "loss"))
+            }
             error = cluster_train.reason(result.error) if result.error else None
             found[job["run"]] = {"run": job["run"], "overrides": job["overrides"], "metrics": metrics, "error": error}
     missing = {"metrics": {}, "error": "did not run"}
@@ -106,7 +112,9 @@ def trial(params: dict[str, Any], jobs: list[dict[str, Any]]) -> None:
     error: str | None = None
     try:
         metrics = _one(job, folder, label, track) if job["plan"].workers == 1 else _many(job, folder, label, track)
-        write_json(folder / "run.json", {"run": job["run"], "config": job["config"], "metrics": metrics, "finished": True})
+        write_json(
+            folder / "run.json", {"run": job["run"], "config": job["config"], "metrics": metrics, "finished": True}
+        )
         job["say"](f"{label}: {_values(job['overrides'])} -> {job['metric']} {metrics.get('best_' + job['metric'])}")
     except BaseException as failure:
         error = cluster_train.reason(failure)
@@ -184,7 +192,9 @@ def best(outcomes: list[Outcome], metric: str, mode: str) -> Outcome:
     """The best trial by its best validation; `WorkError` with the first reason where every trial failed."""
     good = [o for o in outcomes if not o["error"] and o["metrics"].get(f"best_{metric}") is not None]
     if not good:
-        raise WorkError(f"all {len(outcomes)} trials failed; the first: {outcomes[0]['error'] or f'no {metric} reported'}")
+        raise WorkError(
+            f"all {len(outcomes)} trials failed; the first: {outcomes[0]['error'] or f'no {metric} reported'}"
+        )
     sign = 1 if mode == "max" else -1
     return max(good, key=lambda o: sign * o["metrics"][f"best_{metric}"])
 

@@ -49,7 +49,11 @@ def _paths(workspace: Workspace, kind: str) -> list[Path]:
     if kind == "checkpoints":
         storage = Path(workspace.ray_storage)
         done = storage.glob("*") if "://" not in workspace.ray_storage and storage.is_dir() else []
-        return [p for p in done if p.is_dir() and ((home / "runs" / p.name / "run.json").is_file() or (home / "sweeps" / p.name).is_dir())]
+        return [
+            p
+            for p in done
+            if p.is_dir() and ((home / "runs" / p.name / "run.json").is_file() or (home / "sweeps" / p.name).is_dir())
+        ]
     places = {
         "runs": [home / "runs"],
         "shards": [workspace.shards],

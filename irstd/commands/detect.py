@@ -28,14 +28,19 @@ def run(workspace: Workspace, video: Path, uri: str, out: Path, bit_depth: int |
     out.mkdir(parents=True, exist_ok=True)
     lines, film = out / ".detections.jsonl.part", out / ".overlay.part.webm"
     try:
-        total = detections(Detector(package), open_recording(video, bit_depth), statistics, count, lines, film if overlay else None)
+        total = detections(
+            Detector(package), open_recording(video, bit_depth), statistics, count, lines, film if overlay else None
+        )
         lines.replace(out / "detections.jsonl")
         if overlay:
             film.replace(out / "overlay.webm")
     finally:
         lines.unlink(missing_ok=True)
         film.unlink(missing_ok=True)
-    say(f"{video.name}: {total} detections in {count} frames; {out / 'detections.jsonl'}" + (" and overlay.webm" if overlay else ""))
+    say(
+        f"{video.name}: {total} detections in {count} frames; {out / 'detections.jsonl'}"
+        + (" and overlay.webm" if overlay else "")
+    )
     result(video=str(video), frames=count, detections=total, out=str(out))
 
 
@@ -82,7 +87,8 @@ def detections(
             now = time.monotonic()
             if now - shown > 5:
                 shown = now
-                say(f"detect: frame {index + 1} of {count}, about {(now - started) / (index + 1) * (count - index - 1):.0f} s left")
+                left = (now - started) / (index + 1) * (count - index - 1)
+                say(f"detect: frame {index + 1} of {count}, about {left:.0f} s left")
     if writer is not None:
         writer.close()
     return total

@@ -60,7 +60,11 @@ def _machine(workspace: Workspace) -> Iterator[Finding]:
     import psutil
     import torch
 
-    yield "ok", "cores", f"{environment.cores()} cores, {size(psutil.virtual_memory().total)} memory, {torch.cuda.device_count()} GPU"
+    yield (
+        "ok",
+        "cores",
+        f"{environment.cores()} cores, {size(psutil.virtual_memory().total)} memory, {torch.cuda.device_count()} GPU",
+    )
     free = shutil.disk_usage(workspace.root).free
     yield "ok" if free > LEAST_DISK else "warn", "disk", f"{size(free)} free at {workspace.root}"
     # Ray's socket paths end at 107 bytes; a session adds about 60.
@@ -92,7 +96,11 @@ def _data(workspace: Workspace) -> Iterator[Finding]:
     """Every recording's and label file's hash against sequence.json, and data/ against data.dvc."""
     wanted = versioning.data_md5(workspace.root)
     if not workspace.data.is_dir():
-        yield "warn", "data", "not here; " + ("irstd shard fetches it (dvc pull)" if wanted else "irstd ingest SOURCE --name NAME")
+        yield (
+            "warn",
+            "data",
+            "not here; " + ("irstd shard fetches it (dvc pull)" if wanted else "irstd ingest SOURCE --name NAME"),
+        )
         return
     for name in sequence.sets(workspace.data):
         count = 0
@@ -106,7 +114,15 @@ def _data(workspace: Workspace) -> Iterator[Finding]:
         try:
             clean = "up to date" in versioning.dvc(workspace, "status", "data.dvc")
             state: Finding = ("ok", "data.dvc", f"data/ is version {wanted.removesuffix('.dir')[:12]}")
-            yield state if clean else ("bad", "data.dvc", "data/ differs from data.dvc: dvc add data to keep it, dvc checkout data.dvc to undo")
+            yield (
+                state
+                if clean
+                else (
+                    "bad",
+                    "data.dvc",
+                    "data/ differs from data.dvc: dvc add data to keep it, dvc checkout data.dvc to undo",
+                )
+            )
         except IrstdError as error:
             yield "bad", "data.dvc", str(error)
 
@@ -138,7 +154,11 @@ def _shards(workspace: Workspace) -> Iterator[Finding]:
         if bad:
             yield "bad", "shards", f"{manifest.set}: {', '.join(bad[:4])} missing or altered; remove and irstd shard"
         else:
-            yield "ok", "shards", f"{manifest.set}: {len(manifest.content['shards'])} tars, sha256 compared, digest {manifest.digest[:12]}"
+            yield (
+                "ok",
+                "shards",
+                f"{manifest.set}: {len(manifest.content['shards'])} tars, sha256 compared, digest {manifest.digest[:12]}",
+            )
 
 
 def _altered(path: Path, sha256: str) -> bool:

@@ -67,7 +67,9 @@ def score(package: Package, shards: Path, split: str, sets: list[str]) -> dict[s
     manifests = read_all(shards, sets)
     have = [s for s in ("train", "val", "gate", "test") if sum(m.count(s, "labelled") for m in manifests)]
     if split not in have:
-        raise InputError(f"no labelled key frame in the split {split!r} of {', '.join(sets)}; there are: {', '.join(have)} (--split)")
+        raise InputError(
+            f"no labelled key frame in the split {split!r} of {', '.join(sets)}; there are: {', '.join(have)} (--split)"
+        )
     loader = loader_for(config, shards, split, manifests, batch_size=1)
     if not loader.masks:
         raise InputError(f"the split {split!r} of {', '.join(sets)} has no masks to score a segmentation against")
@@ -106,8 +108,10 @@ def score(package: Package, shards: Path, split: str, sets: list[str]) -> dict[s
 
 def show(found: dict[str, Any]) -> None:
     digests = ", ".join(f"{name} {digest[:12]}" for name, digest in found["digests"].items())
-    say(f"split {found['split']} of {digests}: {found['frames']} frames, {found['protocols'][0]['targets']} targets; "
-        f"checkpoint {found['chosen']}, threshold {found['threshold']:g}")
+    say(
+        f"split {found['split']} of {digests}: {found['frames']} frames, {found['protocols'][0]['targets']} targets; "
+        f"checkpoint {found['chosen']}, threshold {found['threshold']:g}"
+    )
     for row in found["protocols"]:
         say(f"  {row['protocol']:<10} grid {row['grid'] or 'native':<6}  {scored(row)}")
     rows = [{"method": "model", "Pd": found["protocols"][0]["pd"], "Fa e-6": found["protocols"][0]["fa"] * 1e6}]

@@ -38,7 +38,10 @@ def _data(workspace: Workspace) -> None:
         )
     if not rows:
         named = versioning.data_md5(workspace.root)
-        say("no data here" + ("; data.dvc names a version: irstd shard fetches it" if named else "; irstd ingest SOURCE --name NAME"))
+        say(
+            "no data here"
+            + ("; data.dvc names a version: irstd shard fetches it" if named else "; irstd ingest SOURCE --name NAME")
+        )
         return
     say(table(rows))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from irstd import config as configuration
 from irstd.workspace import Workspace
 
 

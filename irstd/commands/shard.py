@@ -22,7 +22,9 @@ def run(workspace: Workspace, overrides: list[str], data: Path | None, out: Path
         say(f"shards of {', '.join(digests)} in {out}")
         return
     if overrides or data is not None:
-        raise InputError("the workspace's shards follow params.yaml; change shard.* there, or write elsewhere with --out DIR")
+        raise InputError(
+            "the workspace's shards follow params.yaml; change shard.* there, or write elsewhere with --out DIR"
+        )
     ensure(workspace, quiet=False)
 
 
@@ -31,7 +33,9 @@ def ensure(workspace: Workspace, quiet: bool = True) -> bool:
     versioning.fetch_data(workspace, say)
     config.load(workspace.root)  # a mistake in params.yaml is said before DVC starts
     if not any(workspace.data.iterdir()):
-        raise InputError(f"{workspace.relative(workspace.data)}: no data to shard; ingest recordings first (irstd ingest SOURCE --name NAME)")
+        raise InputError(
+            f"{workspace.relative(workspace.data)}: no data to shard; ingest recordings first (irstd ingest SOURCE --name NAME)"
+        )
     ran = versioning.reproduce(workspace, "shard", say)
     found = read_all(workspace.shards)
     if not ran:

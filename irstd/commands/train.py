@@ -11,6 +11,7 @@ from irstd.commands.show import result, say
 from irstd.config import Config
 from irstd.data.manifest import Manifest, read_all
 from irstd.data.windows import require
+from irstd.errors import InputError
 from irstd.files import read_json, sha256_file, staged_folder, write_json
 from irstd.training.identity import Identity, identity
 from irstd.workspace import Workspace
@@ -62,17 +63,30 @@ def run(
 
 def prepare(config: Config, shards: Path) -> Job:
     """Refuse what cannot be trained, before anything starts."""
+    from irstd.training.loop import loader_for
+
     manifests = read_all(shards, config.data.sets)
     require(manifests, "train", 1)
     for manifest in manifests:
-        entry = next(s for shard in manifest.shards("train") for s in shard["samples"]) if manifest.shards("train") else None
+        entry = (
+            next(s for shard in manifest.shards("train") for s in shard["samples"])
+            if manifest.shards("train")
+            else None
+        )
         if entry is not None and "masks.npy" not in entry["members"]:
-            from irstd.errors import InputError
-
             others = [m.set for m in manifests if m is not manifest]
             hint = f"; choose others with data.sets={others}".replace("'", "") if others else ""
             raise InputError(f"set {manifest.set} has no masks, which {config.model.name} learns from{hint}")
+    # Making the loader is its own check: intensity rule, clip length, batch against key frames.
+    loader_for(config, shards, "train", manifests, batch_size=config.train.batch)
     return Job(config, shards, manifests, identity(config, manifests))
+
+
+def check_batch(job: Job, workers: int) -> None:
+    """`InputError` where the global batch cannot be shared out."""
+    batch = job.config.train.batch
+    if batch % workers:
+        raise InputError(f"train.batch={batch} does not divide by {workers} workers; change it, or choose --workers")
 
 
 def execute(workspace: Workspace, job: Job, workers: int | None = None) -> dict[str, Any]:
@@ -89,6 +103,8 @@ def execute(workspace: Workspace, job: Job, workers: int | None = None) -> dict[
     say(describe(job.config, job.shards))
     # On this machine the plan is refused before Ray starts.
     plan = None if workspace.ray_address else planning.make(planning.machine(), workers)
+    if plan is not None:
+        check_batch(job, plan.workers)
 
     from irstd.cluster import train as cluster
     from irstd.cluster.session import session
@@ -97,6 +113,7 @@ def execute(workspace: Workspace, job: Job, workers: int | None = None) -> dict[
     params = configuration.flatten(job.config.model_dump(mode="json"), "configuration")
     with session(workspace) as resources:
         plan = plan or planning.make(resources, workers)
+        check_batch(job, plan.workers)
         say(str(plan))
         run_id = tracking.start(workspace, job.name, lineage.tags(chain) | {"irstd.kind": "train"}, params)
         say(f"MLflow: {tracking.run_url(workspace, run_id)}")
@@ -117,7 +134,9 @@ def execute(workspace: Workspace, job: Job, workers: int | None = None) -> dict[
         "finished": True,
     }
     tracking.log_files(workspace, run_id, [folder / "checkpoint" / "results.csv"])
-    tracking.finish(workspace, run_id, metrics={f"best_{k}": v for k, v in state["best"].items()} | {"step": state["step"]})
+    tracking.finish(
+        workspace, run_id, metrics={f"best_{k}": v for k, v in state["best"].items()} | {"step": state["step"]}
+    )
     write_json(folder / "run.json", record)
     best = state["best"]
     say(f"done: {best['chosen']} checkpoint of epoch {best['epoch']}, {numbers(job, best)}")

@@ -34,7 +34,12 @@ def run(
         package = training.write_package(workspace, job, record)
         version = training.publish(workspace, job, record, package)
     name = found["config"].registered_name
-    result(sweep=found["name"], mlflow=found["url"], best=best["overrides"], model=f"models:/{name}/{version}" if version else None)
+    result(
+        sweep=found["name"],
+        mlflow=found["url"],
+        best=best["overrides"],
+        model=f"models:/{name}/{version}" if version else None,
+    )
 
 
 def search(
@@ -57,7 +62,9 @@ def search(
         jobs.append(training.prepare(config, shards or workspace.shards))
     metric = f"val_{space.objective.metric}"
     if not sum(m.count("val", "labelled") for m in jobs[0].manifests):
-        raise InputError(f"space {space.name}: no trial can report {metric}: the chosen sets have no labelled val split")
+        raise InputError(
+            f"space {space.name}: no trial can report {metric}: the chosen sets have no labelled val split"
+        )
     say(
         f"space {space.name}: {len(jobs)} trials ({space.search}) over {', '.join(sorted(space.space))}; objective "
         f"{metric}, {space.objective.mode}"
@@ -72,10 +79,12 @@ def search(
     plan = None if workspace.ray_address else planning.make(planning.machine(), workers or space.workers, parallel or 0)
     if kept:
         say(f"sweep {sweep}: searched before, nothing has changed; its result is taken")
-        url, parent = None, None
+        url = None
     else:
         outcomes, url = _run(workspace, space, sweep, jobs, drawn, metric, plan, workers, parallel)
-        write_json(folder / "sweep.json", {"sweep": sweep, "space": space.model_dump(mode="json"), "outcomes": outcomes})
+        write_json(
+            folder / "sweep.json", {"sweep": sweep, "space": space.model_dump(mode="json"), "outcomes": outcomes}
+        )
     from irstd.cluster import tune as cluster
 
     best = cluster.best(outcomes, metric, space.objective.mode)

@@ -72,6 +72,13 @@ class ClipLoader:
         self.split, self.frames, self.batch_size, self.crop = split, frames, batch_size, crop
         self.seed, self.rank, self.world_size, self.workers = seed, rank, world_size, workers
         self.intensity_rule, self.target_crop, self.gradient = intensity_rule, target_crop, gradient
+        for manifest in self.manifests:
+            for name, entry in manifest.content["sequences"].items():
+                if intensity.resolve(intensity_rule, entry["bit_depth"]) == "full_scale" and entry["bit_depth"] > 8:
+                    raise InputError(
+                        f"data.intensity=full_scale would erase {manifest.set}/{name}, a {entry['bit_depth']}-bit recording; "
+                        "use data.intensity=sequence"
+                    )
         self.train = split == "train"
         self.masks = all("masks.npy" in s.members for s in self.windows.samples)
         self.epoch = 0

@@ -19,8 +19,8 @@ from irstd.models.contract import Detections
 class Detector:
     """A trained model with its intensity rule and threshold.
 
-        detector = Detector(Package.read(folder))
-        found = detector(frames_THW)          # uint8 or uint16 counts -> a list of Detections, one a frame
+    detector = Detector(Package.read(folder))
+    found = detector(frames_THW)          # uint8 or uint16 counts -> a list of Detections, one a frame
     """
 
     def __init__(self, package: Package, device: str = "cpu") -> None:

@@ -56,7 +56,12 @@ class Package:
 
 
 def write(
-    folder: Path, weights: dict[str, Any], config: Config, manifests: list[Any], lineage: dict[str, Any], metrics: dict[str, Any]
+    folder: Path,
+    weights: dict[str, Any],
+    config: Config,
+    manifests: list[Any],
+    lineage: dict[str, Any],
+    metrics: dict[str, Any],
 ) -> Package:
     """Write a package into the empty folder `folder`.
 
@@ -69,7 +74,9 @@ def write(
 
     depths = {s["bit_depth"] for m in manifests for s in m.content["sequences"].values()}
     rules = {resolve(config.data.intensity, depth) for depth in depths}
-    statistics = pooled([(m.count("train", "key_frames"), m.content["intensity"]) for m in manifests if m.content["intensity"]])
+    statistics = pooled(
+        [(m.count("train", "key_frames"), m.content["intensity"]) for m in manifests if m.content["intensity"]]
+    )
     content = {
         "schema": SCHEMA,
         "config": config.model_dump(mode="json"),

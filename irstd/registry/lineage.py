@@ -34,7 +34,8 @@ def of_run(workspace: Workspace, identity: Identity, manifests: list[Manifest], 
         "git_commit": commit,
         "git_dirty": dirty,
         "seed": seed,
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
         "prefect_flow_run": os.environ.get("IRSTD_FLOW_RUN"),
     }
 
@@ -81,9 +82,15 @@ def verify(workspace: Workspace, package: Package, version: Any | None) -> Itera
     yield "configuration", _same(sha256_text(canonical_json(content)), lineage["identity"])
     if version is not None:
         noted = version.tags.get("irstd.weights_sha256")
-        yield "registry", _same(lineage["weights_sha256"], noted) or _same(lineage["identity"], version.tags.get("irstd.identity"))
+        yield (
+            "registry",
+            _same(lineage["weights_sha256"], noted) or _same(lineage["identity"], version.tags.get("irstd.identity")),
+        )
     commit = lineage["git_commit"]
-    yield "git commit", None if commit is None or _has_commit(workspace.root, commit) else f"{commit} is not in this repository"
+    yield (
+        "git commit",
+        None if commit is None or _has_commit(workspace.root, commit) else f"{commit} is not in this repository",
+    )
     for name, digest in lineage["sets"].items():
         yield f"shards of {name}", _shards(workspace.shards / name, digest)
         yield f"recordings of {name}", _recordings(workspace, name)

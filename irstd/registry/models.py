@@ -48,7 +48,11 @@ def register(workspace: Workspace, run_id: str, package: Package, name: str, tag
         found = client(workspace)
         _ensure_name(found, name)
         version = found.create_model_version(
-            name, info.model_uri, run_id, tags={k: str(v) for k, v in tags.items() if v is not None}, model_id=info.model_id
+            name,
+            info.model_uri,
+            run_id,
+            tags={k: str(v) for k, v in tags.items() if v is not None},
+            model_id=info.model_id,
         )
     return str(version.version)
 
@@ -139,7 +143,9 @@ def package(workspace: Workspace, uri: str) -> Package:
         from irstd.files import staged_folder
 
         with staged_folder(kept) as staged:
-            path = mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}", dst_path=str(staged))
+            path = mlflow.artifacts.download_artifacts(
+                f"models:/{version.name}/{version.version}", dst_path=str(staged)
+            )
             (Path(path) / ".run").write_text(version.run_id)
     return Package.read(next(kept.glob("artifacts/*/package.json")).parent)
 

@@ -40,9 +40,14 @@ def compare(workspace: Workspace, challenger: Any, champion: Any | None) -> Verd
     present = {m.set: m.digest for m in manifests}
     for role, package in (("challenger", mine), ("champion", theirs)):
         if package.content["lineage"]["sets"] != present:
-            return Verdict(False, f"the {role} was trained and measured on other shards than are here now; train it again", "-")
+            return Verdict(
+                False, f"the {role} was trained and measured on other shards than are here now; train it again", "-"
+            )
     split = "gate" if all(m.count("gate", "labelled") for m in manifests) else "val"
-    measured = [_measure(workspace, package, split) | {"version": str(v.version)} for package, v in ((mine, challenger), (theirs, champion))]
+    measured = [
+        _measure(workspace, package, split) | {"version": str(v.version)}
+        for package, v in ((mine, challenger), (theirs, champion))
+    ]
     objective = mine.config.evaluate.objective
     new, old = measured[0][objective], measured[1][objective]
     note = "" if split == "gate" else " (val, since the sets have no gate split)"
@@ -60,7 +65,9 @@ def _measure(workspace: Workspace, package: Package, split: str) -> dict[str, An
     sets = sorted(package.content["lineage"]["sets"])
     config = package.config.model_copy(update={"data": package.config.data.model_copy(update={"sets": sets})})
     loader = loader_for(config, workspace.shards, split, read_all(workspace.shards, sets), batch_size=1)
-    strict = config.evaluate.model_copy(update={"protocol": "strict", "grid": None, "threshold": package.content["threshold"]})
+    strict = config.evaluate.model_copy(
+        update={"protocol": "strict", "grid": None, "threshold": package.content["threshold"]}
+    )
     return measure(package.model(), loader, strict).compute()
 
 

@@ -20,7 +20,9 @@ class IrstdModel(mlflow.pyfunc.PythonModel):
 
         self.detector = Detector.load(context.artifacts["package"])
 
-    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    def predict(
+        self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
         return [
             {"frame": index, "boxes": found.boxes_N4.tolist(), "scores": found.scores_N.tolist()}
             for index, found in enumerate(self.detector(np.asarray(model_input)))

@@ -52,7 +52,9 @@ def run_url(workspace: Workspace, run_id: str) -> str:
     return f"{workspace.mlflow_uri}/#/experiments/{number}/runs/{run_id}"
 
 
-def start(workspace: Workspace, name: str, tags: dict[str, Any], params: dict[str, Any], parent: str | None = None) -> str:
+def start(
+    workspace: Workspace, name: str, tags: dict[str, Any], params: dict[str, Any], parent: str | None = None
+) -> str:
     """The id of the run with the tag irstd.run = `name` below `parent`; made where there is none. A resumed run goes on in it."""
     found = client(workspace)
     number = experiment(found, workspace)
@@ -100,7 +102,9 @@ class RunTracker:
 class TrialTracker:
     """Begins and ends a trial's child run from the trial's process."""
 
-    def __init__(self, workspace: Workspace, parent: str, name: str, tags: dict[str, Any], params: dict[str, Any]) -> None:
+    def __init__(
+        self, workspace: Workspace, parent: str, name: str, tags: dict[str, Any], params: dict[str, Any]
+    ) -> None:
         self.workspace, self.parent, self.name, self.tags, self.params = workspace, parent, name, tags, params
         self.run_id: str | None = None
 
@@ -164,7 +168,9 @@ def child(workspace: Workspace, parent: str, name: str) -> str | None:
     """The id of the newest child run of `parent` with the identity `name`."""
     found = client(workspace)
     query = f"tags.`irstd.run` = '{name}' and tags.`mlflow.parentRunId` = '{parent}'"
-    runs = found.search_runs([experiment(found, workspace)], query, order_by=["attributes.start_time DESC"], max_results=1)
+    runs = found.search_runs(
+        [experiment(found, workspace)], query, order_by=["attributes.start_time DESC"], max_results=1
+    )
     return runs[0].info.run_id if runs else None
 
 

@@ -61,7 +61,9 @@ def read_state(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: no readable checkpoint ({error}); use another one") from None
     if state.get("schema") != SCHEMA:
-        raise InputError(f"{folder}: checkpoint schema {state.get('schema')}, this version reads {SCHEMA}; start a new run")
+        raise InputError(
+            f"{folder}: checkpoint schema {state.get('schema')}, this version reads {SCHEMA}; start a new run"
+        )
     return state
 
 

@@ -17,8 +17,17 @@ from irstd.config import Config
 from irstd.data.manifest import Manifest
 from irstd.files import canonical_json, sha256_text
 
-# Relative to the package: the modules that compute a result.
-COMPUTES = ("data", "models", "metrics", "training")
+# Relative to the package: what computes a result from shards. How the shards came about is in their digests.
+COMPUTES = (
+    "data/augmentation.py",
+    "data/gradient.py",
+    "data/intensity.py",
+    "data/loader.py",
+    "data/windows.py",
+    "metrics",
+    "models",
+    "training",
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,8 @@ def code_hash() -> str:
     package = Path(__file__).resolve().parent.parent
     hashed = hashlib.sha256()
     for part in COMPUTES:
-        for path in sorted((package / part).rglob("*.py")):
+        found = package / part
+        for path in sorted(found.rglob("*.py")) if found.is_dir() else [found]:
             hashed.update(path.relative_to(package).as_posix().encode())
             hashed.update(_tree(path.read_text(encoding="utf-8")).encode())
     return hashed.hexdigest()
@@ -56,6 +66,10 @@ def _tree(source: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 node.body = node.body[1:]
     return ast.dump(tree, include_attributes=False)

@@ -200,7 +200,9 @@ class Run:
             total += loss.detach()
         mean = float(total) / max(1, steps)
         if not math.isfinite(mean):
-            raise WorkError(f"the training loss became {mean} in epoch {self.epoch + 1}; lower train.lr or set train.clip")
+            raise WorkError(
+                f"the training loss became {mean} in epoch {self.epoch + 1}; lower train.lr or set train.clip"
+            )
         return mean
 
     def _validate(self, loss: float) -> dict[str, Any]:

@@ -38,7 +38,9 @@ def new_workspace(folder: Path) -> Path:
     return folder
 
 
-def irstd(folder: Path, *arguments: str, check: int | None = 0, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def irstd(
+    folder: Path, *arguments: str, check: int | None = 0, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
     """Run the command line in `folder` as a user would: nothing exported."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("IRSTD_", "PREFECT_", "MLFLOW_", "RAY_"))}
     done = subprocess.run(

@@ -79,7 +79,9 @@ def test_every_epoch_is_in_mlflow(workspace, trained):
 def test_champion_detects_in_a_new_process(workspace, trained, tmp_path):
     video = next((workspace / "data" / "sample").glob("*/*.mkv"))
     out = tmp_path / "found"
-    irstd(workspace, "detect", str(video), "--model", "models:/ggl-net@champion", "--out", str(out), "--bit-depth", "14")
+    irstd(
+        workspace, "detect", str(video), "--model", "models:/ggl-net@champion", "--out", str(out), "--bit-depth", "14"
+    )
     rows = [json.loads(line) for line in (out / "detections.jsonl").read_text().splitlines()]
     sequence = json.loads((video.parent / "sequence.json").read_text())
     assert [r["frame"] for r in rows] == list(range(sequence["frames"]))

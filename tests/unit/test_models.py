@@ -52,11 +52,18 @@ def test_sixteen_bits_reach_the_device_unchanged():
 def test_neighbouring_counts_stay_apart_after_normalisation():
     """300 counts at offset 7000 are 300 different values of x, exactly as (counts - offset) * scale."""
     counts = np.arange(7000, 7300, dtype=np.uint16).reshape(1, 1, 15, 20)
-    given = {"frames": counts, "offset": np.array([7000], np.float32), "scale": np.array([1 / 300], np.float32), "size": np.array([[15, 20]])}
+    given = {
+        "frames": counts,
+        "offset": np.array([7000], np.float32),
+        "scale": np.array([1 / 300], np.float32),
+        "size": np.array([[15, 20]]),
+    }
     with torch.autocast("cpu", torch.bfloat16):
         x = normalised(to_device(given, "cpu"))
     assert x.dtype == torch.float32
-    assert torch.equal(x.flatten(), (torch.arange(300, dtype=torch.float32)) * torch.tensor(1 / 300, dtype=torch.float32))
+    assert torch.equal(
+        x.flatten(), (torch.arange(300, dtype=torch.float32)) * torch.tensor(1 / 300, dtype=torch.float32)
+    )
 
 
 def test_padding_becomes_a_copy_of_the_edge():
@@ -101,7 +108,9 @@ def test_a_stored_gradient_gives_what_a_computed_one_gives(model):
     given = batch([(32, 48)])
     computed = model.predict(given)[0].probability_HW
     stored = gradient_map(given["frames"][0]) * np.float32(1 / 300)
-    np.testing.assert_allclose(model.predict(given | {"gradient": stored.astype(np.float32)})[0].probability_HW, computed, atol=2e-3)
+    np.testing.assert_allclose(
+        model.predict(given | {"gradient": stored.astype(np.float32)})[0].probability_HW, computed, atol=2e-3
+    )
 
 
 def test_components_become_boxes_by_score():

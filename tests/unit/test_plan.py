@@ -29,7 +29,13 @@ def test_a_run(resources, workers, expected):
 
 @pytest.mark.parametrize(
     ("resources", "workers", "trials", "beside"),
-    [(LAPTOP, None, 0, 2), (LAPTOP, 1, 1, 1), (LAPTOP, 2, 0, 1), (Resources(16, 4, "x"), 2, 0, 2), (Resources(8, 0, "x"), 3, 0, 4)],
+    [
+        (LAPTOP, None, 0, 2),
+        (LAPTOP, 1, 1, 1),
+        (LAPTOP, 2, 0, 1),
+        (Resources(16, 4, "x"), 2, 0, 2),
+        (Resources(8, 0, "x"), 3, 0, 4),
+    ],
 )
 def test_a_search_never_asks_for_more_than_there_is(resources, workers, trials, beside):
     plan = make(resources, workers, trials)

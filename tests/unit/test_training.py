@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from irstd import config as configuration
 from irstd.data.manifest import read_all
 from irstd.errors import InputError, WorkError
 from irstd.training import checkpoint, loop, optimizer
-from irstd.training.identity import _tree, code_hash, identity
+from irstd.training.identity import COMPUTES, _tree, code_hash, identity
 
 TINY = {
     "model.width": 4,
@@ -119,7 +121,10 @@ def test_the_time_budget_ends_the_run(sample_shards, tmp_path):
 
 def test_identity_changes_with_what_decides(sample_shards):
     manifests = read_all(sample_shards)
-    names = {identity(tiny(**more), manifests).name for more in ({}, {"train__lr": 1e-3}, {"train__seed": 1}, {"model__width": 5})}
+    names = {
+        identity(tiny(**more), manifests).name
+        for more in ({}, {"train__lr": 1e-3}, {"train__seed": 1}, {"model__width": 5})
+    }
     assert len(names) == 4
     assert identity(tiny(registry__name="other"), manifests) == identity(tiny(), manifests)
 
@@ -128,6 +133,17 @@ def test_code_hash_looks_past_comments_and_docstrings():
     assert _tree('"""One."""\ndef f():\n    """Doc."""\n    return 1  # why\n') == _tree("def f():\n    return 1\n")
     assert _tree("def f():\n    return 1\n") != _tree("def f():\n    return 2\n")
     assert len(code_hash()) == 64
+
+
+def test_code_hash_covers_what_the_loop_imports():
+    """Every module that training loads is hashed, or is known to decide nothing by itself."""
+    code = "import sys, irstd.training.loop; print(*sorted(m for m in sys.modules if m.startswith('irstd.')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # Values go into the identity as such; the manifest's content by its digest.
+    aside = {"irstd.config", "irstd.errors", "irstd.files", "irstd.data", "irstd.data.manifest"}
+    covered = {"irstd." + part.removesuffix(".py").replace("/", ".") for part in COMPUTES}
+    for module in set(done.stdout.split()) - aside:
+        assert any(module == c or module.startswith(c + ".") for c in covered), module
 
 
 def test_learning_rates():

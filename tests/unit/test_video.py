@@ -19,7 +19,7 @@ from irstd.data.counts import intensity_of
 from irstd.data.video import is_recording, open_recording
 from irstd.errors import InputError
 
-# A frame of 16x16 pixels, 16-bit PNG in an avi, which FFmpeg decodes to big-endian grey. OpenCV cannot write such a file.
+# A frame of 16x16 pixels, 16-bit PNG in an avi, which FFmpeg decodes to big-endian grey. OpenCV cannot write such files.
 BIG_ENDIAN = (
     "c-jl{baT5R#=zhh=BeQ08609E#K4e|Qk0WemYHF}z`)?(#LuuIkpT<@I2jliAxtPO0E7%+j1E9%Jpf7+mlWjyG1#oK%#>o^06%wR"
     "b&L$CW~Kn~e;|O#gKPlmPtyRhHK2A0fYnMcfX!mYwA(Ax&szehhy}_wFi1&e7zLwX6pVsVFbYP&C>RB!U=)mkQ7{Td!H5E71w{oe"

@@ -1,0 +1,165 @@
+"""Bad input at the command line: one clear line, status 2, and nothing changed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.integration.conftest import irstd, new_workspace
+
+
+def video(path: Path, frames: int = 12) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"mp4v"), 25, (64, 48))
+    random = np.random.default_rng(0)
+    for _ in range(frames):
+        writer.write(random.integers(0, 255, (48, 64, 3), np.uint8))
+    writer.release()
+
+
+def empty_folder(folder: Path) -> list[str]:
+    folder.mkdir()
+    return ["ingest", str(folder), "--name", "bad"]
+
+
+def truncated_mp4(folder: Path) -> list[str]:
+    video(folder / "cut.mp4")
+    data = (folder / "cut.mp4").read_bytes()
+    (folder / "cut.mp4").write_bytes(data[: len(data) * 2 // 3])
+    return ["ingest", str(folder), "--name", "bad"]
+
+
+def labels_longer_than_the_video(folder: Path) -> list[str]:
+    video(folder / "one.mp4")
+    (folder / "one.csv").write_text("frame,x,y,w,h\n0,5,5,3,3\n40,5,5,3,3\n")
+    return ["ingest", str(folder), "--name", "bad"]
+
+
+def mask_of_another_size(folder: Path) -> list[str]:
+    for part, shape in (("images", (48, 64)), ("masks", (40, 64))):
+        (folder / part).mkdir(parents=True)
+        cv2.imwrite(str(folder / part / "Misc_1.png"), np.zeros(shape, np.uint8))
+    return ["ingest", str(folder), "--name", "bad"]
+
+
+def no_such_source(folder: Path) -> list[str]:
+    return ["ingest", str(folder / "nowhere"), "--name", "bad"]
+
+
+def bad_set_name(folder: Path) -> list[str]:
+    video(folder / "one.mp4")
+    return ["ingest", str(folder), "--name", "My Set"]
+
+
+def changed_labels_without_update(folder: Path) -> list[str]:
+    from irstd.data.synthetic import sample_specs, write_source
+
+    name, spec = next(iter(sample_specs().items()))
+    write_source(folder, {name: spec})
+    labels = folder / f"{name}.annotations.json"
+    labels.write_text(labels.read_text().replace('"labelled": true', '"labelled": false', 1))
+    text = labels.read_text()
+    assert "false" in text
+    return ["ingest", str(folder), "--name", "sample"]
+
+
+ROWS = [
+    (empty_folder, ["source"]),
+    (truncated_mp4, ["cut.mp4"]),
+    (labels_longer_than_the_video, ["one.csv", "40", "12"]),
+    (mask_of_another_size, ["Misc_1", "48", "40"]),
+    (no_such_source, ["nowhere"]),
+    (bad_set_name, ["My Set"]),
+    (["ingest"], ["--name"]),
+    (["ingest", "--remove", "sample"], ["SET/SEQUENCE"]),
+    (["ingest", "--remove", "sample/nothing"], ["nothing"]),
+    (["train", "ggl-net", "train.epochs=ten"], ["train.epochs=ten", "integer"]),
+    (["train", "ggl-net", "train.epoch=3"], ["unknown key", "train.epochs"]),
+    (["train", "gglnet"], ["gglnet", "ggl-net"]),
+    (["train", "ggl-net", "--recipe", "recipes/nowhere.yaml"], ["nowhere.yaml"]),
+    (["train", "ggl-net", "data.sets=[smaple]"], ["smaple", "sample"]),
+    (["train", "ggl-net", "train.batch=100000"], ["train.batch=100000"]),
+    (["train", "ggl-net", "--recipe", "recipes/demo.yaml", "--workers", "64"], ["64", "cores", "--workers"]),
+    (["train", "ggl-net", "train.batch=5", "--workers", "2"], ["train.batch=5", "2 workers"]),
+    (["train", "ggl-net", "data.intensity=full_scale"], ["full_scale", "14-bit"]),
+    (["train", "ggl-net", "--shards", "nowhere"], ["nowhere"]),
+    (["tune", "demmo"], ["demmo", "demo"]),
+    (["tune", "demo", "--parallel", "64"], ["64"]),
+    (["evaluate", "models:/ggl-net@nobody"], ["ggl-net"]),
+    (["evaluate", "nowhere"], ["nowhere"]),
+    (["detect", "nowhere.mp4", "--model", "models:/x@champion", "--out", "o"], ["nowhere.mp4"]),
+    (["detect", "params.yaml", "--model", "models:/no-such@champion", "--out", "o"], ["no-such"]),
+    (["promote", "some/folder"], ["models:/"]),
+    (["list", "modles"], ["modles", "models"]),
+    (["clean", "everything"], ["everything"]),
+    (["doctor", "dta"], ["dta", "data"]),
+    (["run", "train-flow"], ["irstd up"]),
+    (["shard", "shard.chunk=4"], ["params.yaml", "--out"]),
+    (["trian"], ["trian", "train"]),
+]
+
+
+def contents(folder: Path) -> dict[str, int]:
+    """Every file of the workspace that a command could harm, with its time."""
+    kept = [folder / "data.dvc", *(folder / "data").rglob("*"), *(folder / "shards").rglob("*")]
+    return {str(p): p.stat().st_mtime_ns for p in kept if p.is_file() and p.name != ".lock"}
+
+
+@pytest.mark.parametrize(("make", "words"), ROWS, ids=lambda v: v.__name__ if callable(v) else "_".join(v)[:40])
+def test_one_line_and_status_two(workspace, tmp_path, make, words):
+    before = contents(workspace)
+    arguments = make(tmp_path / "source") if callable(make) else make
+    done = irstd(workspace, *arguments, check=None)
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("irstd: "), done.stderr
+    for word in words:
+        assert word in lines[0]
+    assert contents(workspace) == before
+    assert not list((workspace / ".irstd" / "staging").glob("*"))
+    assert not (workspace / "o").exists() or not list((workspace / "o").iterdir())
+
+
+def test_no_workspace(tmp_path):
+    done = irstd(tmp_path, "list", "data", check=2)
+    assert "data.dvc" in done.stderr
+
+
+def test_nothing_to_shard_or_train(tmp_path):
+    folder = new_workspace(tmp_path / "w")
+    assert "irstd ingest" in irstd(folder, "shard", check=2).stderr
+    assert "irstd shard" in irstd(folder, "train", "ggl-net", check=2).stderr
+    assert "no data here" in irstd(folder, "list", "data").stdout
+
+
+def test_two_groups_cannot_be_split_but_blocks_can(tmp_path, source):
+    folder = new_workspace(tmp_path / "w")
+    two = tmp_path / "two"
+    two.mkdir()
+    names = sorted(p.stem for p in source.glob("*.mkv"))[:2]
+    for path in source.iterdir():
+        if path.name.split(".")[0] in names:
+            shutil.copy(path, two)
+    irstd(folder, "ingest", str(two), "--name", "two")
+    done = irstd(folder, "shard", check=2)
+    assert "shard.split.by=block" in done.stderr.splitlines()[-1]
+    params = folder / "params.yaml"
+    params.write_text(params.read_text().replace("by: group", "by: block"))
+    assert "train" in irstd(folder, "shard").stdout
+
+
+def test_no_labelled_key_frame(tmp_path, source):
+    """Recordings without labels are kept, said so, and cannot be trained on."""
+    folder = new_workspace(tmp_path / "w")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for path in sorted(source.glob("*.mkv"))[:3]:
+        shutil.copy(path, bare)
+    done = irstd(folder, "ingest", str(bare), "--name", "bare", "--bit-depth", "14")
+    assert "3 without labels" in done.stdout
+    irstd(folder, "shard")
+    assert "no labelled key frame" in irstd(folder, "train", "ggl-net", check=2).stderr
