@@ -5,8 +5,8 @@ beside them as the image files that loaders of the field read:
 
 - *field*: as public loaders for this task are usually written. For every key frame, T files opened with Pillow, made
   three channels, resized to 512 x 512 (bicubic), divided by 255 and normalised by mean and deviation: float32.
-- *careful*: as one writes it who has read the profile. For every key frame, T PNG files through OpenCV as they are,
-  cut before anything is computed; the gradient map of the crop from the crop and one pixel around it; counts, no copies.
+- *careful*: as one writes it who has profiled the first. For every key frame, T PNG files through OpenCV as they are,
+  cut before anything is computed; the gradient map of a crop from the crop and one pixel around it; counts, not floats.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from irstd.errors import WorkError
 FIELD_SIDE = 512
 FIELD_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 FIELD_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
+NOISE = 2.5  # counts
 DRIFT = 32  # pixels of background beyond the frame, over which it moves
 
 
@@ -42,13 +43,15 @@ class Scenes:
     seed: int = 0
 
     def __str__(self) -> str:
-        return f"{self.sequences} synthetic sequences of {self.frames} frames {self.height}x{self.width}, 8 bits"
+        what = "1 synthetic sequence" if self.sequences == 1 else f"{self.sequences} synthetic sequences"
+        return f"{what} of {self.frames} frames {self.height}x{self.width}, 8 bits, seed {self.seed}"
 
 
 def render(scenes: Scenes, number: int) -> tuple[np.ndarray, np.ndarray]:
     """Frames uint8 [T, H, W] and masks uint8 {0, 1} [T, H, W] of one sequence: drifting clouds, noise, two targets.
 
-    The noise matters: it is what a PNG file of a real infrared frame mostly spends its bytes on.
+    The noise is what a PNG file of a real infrared frame spends its bytes on; at this strength, about half a byte a pixel
+    here as there, so that decoding costs what it costs with real files.
     """
     rng = np.random.default_rng([scenes.seed, number])
     height, width = scenes.height, scenes.width
@@ -64,7 +67,7 @@ def render(scenes: Scenes, number: int) -> tuple[np.ndarray, np.ndarray]:
     y_H, x_W = np.arange(height, dtype=np.float32), np.arange(width, dtype=np.float32)
     for t in range(scenes.frames):
         shift = t % DRIFT
-        frame_HW = canvas_HW[shift : shift + height, :width] + 1.5 * rng.standard_normal((height, width), np.float32)
+        frame_HW = canvas_HW[shift : shift + height, :width] + NOISE * rng.standard_normal((height, width), np.float32)
         for centre in np.clip(starts_N2 + t * speeds_N2, 3, (height - 4, width - 4)):
             spot_HW = np.outer(np.exp(-((y_H - centre[0]) ** 2) / 2), np.exp(-((x_W - centre[1]) ** 2) / 2))
             frame_HW += 40 * spot_HW

@@ -14,15 +14,15 @@ from torch import nn
 
 from irstd import config as configuration
 from irstd.bench.baselines import Scenes, render, write_shards
-from irstd.bench.timing import Report, figure, interleaved, pinned, timed
+from irstd.bench.timing import Report, interleaved, pinned, timed
 from irstd.data.manifest import read_all
 from irstd.errors import WorkError
 from irstd.inference import package
 from irstd.inference.detector import Detector
 from irstd.models import build_model
-from irstd.models.contract import SegmentationModel, state
+from irstd.models.contract import state
 
-FRAMES = 2  # in a batch
+CALIBRATED = 128  # side in pixels
 WIDTH = 8
 BRIGHT = 8  # pixels a frame above the threshold
 
@@ -30,54 +30,49 @@ BRIGHT = 8  # pixels a frame above the threshold
 def measure(folder: Path, seconds: float, scenes: Scenes | None = None, width: int = WIDTH) -> Report:
     """Run both on frames of `scenes`, on the CPU, for about `seconds`; `folder` is empty."""
     with pinned():
-        scenes = scenes or Scenes(sequences=1, frames=FRAMES)
-        frames_THW = render(scenes, 0)[0][:FRAMES]
-        image_B1HW = torch.from_numpy(frames_THW[:, None] / np.float32(255))  # the rule for 8 bits: full_scale
-        model, threshold = _network(image_B1HW, width)
-        detector = _detector(folder, scenes, model, threshold, width)
-        model = detector.model
-        found = detector(frames_THW)
-        with torch.no_grad():
-            probability_BHW = torch.sigmoid(model(image_B1HW)[:, 0]).numpy()
-        for item, probability_HW in zip(found, probability_BHW, strict=True):
-            if item.probability_HW is None or not np.allclose(item.probability_HW, probability_HW, atol=1e-4):
-                raise WorkError("bench infer: detector and bare network differ in their pixels; the ratio is void")
+        scenes = scenes or Scenes(sequences=1, frames=1)
+        frames_1HW = render(scenes, 0)[0][:1]
+        image_11HW = torch.from_numpy(frames_1HW[:, None] / np.float32(255))  # the rule for 8 bits: full_scale
+        detector = _detector(folder, scenes, width, image_11HW)
+        network = detector.model
 
-        def bare() -> int:
-            with torch.no_grad():
-                return len(model(image_B1HW))
+        @torch.no_grad()
+        def bare() -> torch.Tensor:
+            return network(image_11HW)
 
-        sides = {"detector": timed(lambda: len(detector(frames_THW))), "bare network": timed(bare)}
+        probability_HW = torch.sigmoid(bare()[0, 0]).numpy()
+        network.threshold = _threshold(probability_HW)
+        found = detector(frames_1HW)[0]
+        if found.probability_HW is None or not np.allclose(found.probability_HW, probability_HW, atol=1e-4):
+            raise WorkError("bench infer: detector and bare network differ in their pixels; a ratio would mean nothing")
+        sides = {"detector": timed(lambda: len(detector(frames_1HW))), "bare network": timed(lambda: len(bare()))}
         timing = interleaved(sides, seconds)
-    detections = sum(len(item) for item in found) / len(found)
     facts = [
-        f"GGL-Net of width {width}, frames {scenes.height}x{scenes.width} of 8 bits, batches of {len(frames_THW)}, CPU",
-        f"random weights; the threshold leaves about {BRIGHT} pixels a frame, here {figure(detections)} detections",
-        "checked: probabilities of both sides agree within 1e-4",
+        f"GGL-Net of width {width}, frames {scenes.height}x{scenes.width} of 8 bits, one at a time, CPU",
+        f"random weights; the threshold leaves {BRIGHT} pixels of a frame: {len(found)} detections",
+        "checked: the probabilities of both sides agree within 1e-4",
     ]
     rows = [{"side": name, "frames/s": timing.rate(name)} for name in timing.seconds]
     return Report("detection", facts, rows, [("detector / bare network", timing.ratio("detector", "bare network"))])
 
 
-def _network(image_B1HW: torch.Tensor, width: int) -> tuple[SegmentationModel, float]:
-    """A network with random weights, and the threshold at which it finds about as little as a trained one."""
+def _detector(folder: Path, scenes: Scenes, width: int, image_11HW: torch.Tensor) -> Detector:
+    """A network with random weights as a package, written and loaded as a trained one is."""
     torch.manual_seed(0)
-    model = build_model(configuration.load(overrides={"model.width": width}))
-    # One pass with the statistics of this batch: fresh ones let the activations grow until every probability is 1.
+    config = configuration.load(overrides={"model.width": width})
+    model = build_model(config)
+    # Fresh batch statistics let the activations grow until every probability is 1; those of a part of the frame do.
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.no_grad():
-        model.train()
-        model(image_B1HW)
-        probability = torch.sigmoid(model.eval()(image_B1HW)).flatten()
-    # Halfway to the next value, so that a last bit that differs moves no pixel over it.
-    above, below = torch.topk(probability, BRIGHT * len(image_B1HW) + 1).values[-2:].tolist()
-    return model, (above + below) / 2
-
-
-def _detector(folder: Path, scenes: Scenes, model: SegmentationModel, threshold: float, width: int) -> Detector:
-    """The network as a package, written and loaded as a trained one is."""
+        model.train()(image_11HW[..., :CALIBRATED, :CALIBRATED])
     manifests = read_all(write_shards(scenes, folder))
-    config = configuration.load(overrides={"model.width": width, "evaluate.threshold": threshold})
     return Detector(package.write(folder / "package", state(model), config, manifests, lineage={}, metrics={}))
+
+
+def _threshold(probability_HW: np.ndarray) -> float:
+    """Leaves BRIGHT pixels, so that there is about as little to collect as a trained network finds."""
+    values = np.sort(probability_HW, axis=None)[-BRIGHT - 1 :]
+    # Halfway between two values: a last bit that differs between the sides moves no pixel over it.
+    return float(values[0] + values[1]) / 2

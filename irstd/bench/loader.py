@@ -33,13 +33,15 @@ def measure(
     """Compare loaders on `shards` (default: of `scenes`, made in the empty folder `folder`) for about `seconds`."""
     with pinned():
         scenes = scenes or Scenes()
-        source = str(scenes) if shards is None else f"shards of {shards}"
+        source = str(scenes) if shards is None else f"shards in {shards}"
         shards = write_shards(scenes, folder) if shards is None else shards
         report = Report(f"windows a second, batches of up to {BATCH}, one process", [source])
         for size in (None, crop):
             _compare(report, shards, folder / "files", size, seconds / 2)
-    report.facts.append("field: T BMP files, Pillow, bicubic to 512x512, 3 channels, float32 normalised; no gradient map")
-    report.facts.append("careful: T PNG files, OpenCV, cropped, counts; the gradient map computed from the crop")
+    report.facts += [
+        "careful: T PNG files with OpenCV, cropped, as counts; the gradient map computed from the crop",
+        "field: T BMP files with Pillow, bicubic to 512x512, 3 channels, float32, normalised; no crop, no gradient map",
+    ]
     return report
 
 
@@ -68,8 +70,8 @@ def _compare(report: Report, shards: Path, files: Path, crop: int | None, second
         seconds,
     )
     report.facts.append(
-        f"{what}: T={clip}, {len(windows)} key frames; checked: {checked} windows, frames equal, gradient maps within "
-        "2^-10 of the computed ones"
+        f"{what}: T={clip}, {len(windows)} key frames of {_sizes(ours)}; checked: {checked} windows, frames equal, "
+        "gradient maps within 2^-10 of the computed ones"
     )
     report.rows += [{"what": what, "side": side, "windows/s": timing.rate(side)} for side in timing.seconds]
     report.ratios += [(f"{what}: shards / {side}", timing.ratio("shards", side)) for side in ("careful", "field")]
@@ -114,6 +116,14 @@ def _windows(loader: ClipLoader, files: Path) -> dict[tuple[str, int], Window]:
     return found
 
 
+def _sizes(loader: ClipLoader) -> str:
+    """Height, width and type of the frames, as a range where there are several."""
+    arrays = [loader.windows.array(int(number), "frames.npy") for number in np.unique(loader.windows.sample_N)]
+    sizes = sorted({array.shape[1:] for array in arrays if array is not None})
+    kinds = "|".join(sorted({array.dtype.name for array in arrays if array is not None}))
+    return " to ".join(f"{h}x{w}" for h, w in dict.fromkeys([sizes[0], sizes[-1]])) + f" {kinds}"
+
+
 def _corner(view_HW: np.ndarray, frames_nHW: np.ndarray) -> tuple[int, int]:
     """Top and left of a crop in its frame, from where its first pixel lies in memory."""
     bytes_in = view_HW.__array_interface__["data"][0] - frames_nHW.__array_interface__["data"][0]
@@ -122,7 +132,7 @@ def _corner(view_HW: np.ndarray, frames_nHW: np.ndarray) -> tuple[int, int]:
 
 
 def _check(loader: ClipLoader, windows: dict[tuple[str, int], Window]) -> int:
-    """Compare the first batches of the epoch with the careful loader's; the number of windows. `WorkError` where they differ."""
+    """Compare the epoch's first batches with the careful loader's; returns how many windows. `WorkError` if they differ."""
     count = 0
     for batch in islice(loader, CHECKED):
         chosen = [windows[key] for key in batch["key"]]
@@ -130,14 +140,16 @@ def _check(loader: ClipLoader, windows: dict[tuple[str, int], Window]) -> int:
         close = np.allclose(batch["gradient"], gradient_BHW, rtol=TOLERANCE, atol=1e-7)
         if not np.array_equal(batch["frames"], frames_BTHW) or not close:
             keys = ", ".join(f"{name} frame {frame}" for name, frame in batch["key"])
-            raise WorkError(f"bench loader: shards and files differ in the pixels of {keys}; report this, the ratio is void")
+            raise WorkError(
+                f"bench loader: shards and files differ in the pixels of {keys}; a ratio would mean nothing"
+            )
         _check_field(chosen)
         count += len(chosen)
     return count
 
 
 def _check_field(chosen: list[Window]) -> None:
-    """What the field's loader opens is the careful one's frame, before it is resized (8 bits; others it cannot hold)."""
+    """Before it resizes, the field's loader has the careful one's frame: of 8 bits, since it cannot hold more."""
     import cv2
     from PIL import Image
 
@@ -146,7 +158,7 @@ def _check_field(chosen: list[Window]) -> None:
         with Image.open(window.stems[-1].with_suffix(".bmp")) as opened:
             same = counts_HW.dtype != np.uint8 or np.array_equal(np.asarray(opened), counts_HW)
         if not same:
-            raise WorkError(f"bench loader: {window.stems[-1]}.bmp differs from its .png; the ratio is void")
+            raise WorkError(f"bench loader: {window.stems[-1]}.bmp differs from its .png; a ratio would mean nothing")
 
 
 def _endless(loader: ClipLoader) -> Iterator[dict[str, Any]]:

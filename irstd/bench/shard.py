@@ -1,8 +1,8 @@
 """`irstd bench shard`: frames a second of the shard writer, against the sum of its parts, each timed alone.
 
-The parts are what nobody can leave out: decode the video, compute the gradient maps, hash what is stored (once), write it
-and flush it to the disk. The format asks for more checksums than one (of each frame, of the tar); they are timed as a
-part of their own, and a second ratio counts them in.
+The parts are what nobody can leave out: decode the video, compute the gradient maps, hash what is stored (once), write
+it and flush it to the disk. The format asks for more checksums than one (of each frame, of the tar); they are timed as
+a part of their own, and a second ratio counts them in.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHECKSUMS = "checksums"
 
 
 def measure(folder: Path, seconds: float, scenes: Scenes | None = None) -> Report:
-    """Write one tar of `scenes` (default: one sequence) again and again in the empty folder `folder` for about `seconds`."""
+    """Write one tar of the first sequence of `scenes` again and again for about `seconds`; `folder` is empty."""
     with pinned():
         scenes = scenes or Scenes(sequences=1, frames=32)
         video = sequence.sequences(write_data(scenes, folder), "bench")[0]
@@ -72,7 +72,7 @@ def measure(folder: Path, seconds: float, scenes: Scenes | None = None) -> Repor
         timing = interleaved(sides, seconds)
     raw = frames_nHW.nbytes
     facts = [
-        f"{Scenes.__str__(scenes)}; one FFV1 video to one tar, T={FRAMES}, chunks of {CHUNK}",
+        f"{scenes}; one FFV1 video to one tar, T={FRAMES}, chunks of {CHUNK}",
         f"{len(stored) / raw:.2f} bytes stored for a byte of counts: gradient maps in float16, masks, halos",
         "checked: frames and gradient maps in the tar are those of the video, computed afresh",
         f"{CHECKSUMS}: sha256 of the tar as read back, and crc32 of each frame; hash: sha256 of all bytes, once",
@@ -104,4 +104,6 @@ def _check(samples: list[dict], entry: dict[str, Any], frames_nHW: np.ndarray, s
         rows = slice(start, start + len(arrays["frames.npy"]))
         same = np.array_equal(arrays["frames.npy"], frames_nHW[rows])
         if not same or not np.array_equal(arrays["gradient.npy"], maps_nHW[rows]):
-            raise WorkError(f"bench shard: {sample['key']} in the tar differs from the video; report this, the ratio is void")
+            raise WorkError(
+                f"bench shard: {sample['key']} in the tar differs from the video; a ratio would mean nothing"
+            )

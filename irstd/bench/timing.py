@@ -65,8 +65,7 @@ class Timing:
     def ratio(self, side: str, *others: str) -> Ratio:
         """How many times as fast `side` is as `others` one after the other, compared round by round."""
         rounds = [
-            sum(self.seconds[other][number] for other in others) / own
-            for number, own in enumerate(self.seconds[side])
+            sum(self.seconds[other][number] for other in others) / own for number, own in enumerate(self.seconds[side])
         ]
         return Ratio(median(rounds), min(rounds), max(rounds), len(rounds))
 
@@ -138,7 +137,6 @@ def machine(cores: int) -> str:
 
 
 def figure(value: float) -> str:
-    """Three significant digits, without an exponent."""
-    if value >= 100:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    """About three significant digits, without an exponent."""
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 0.1 else 3
+    return f"{value:.{digits}f}"

@@ -66,7 +66,7 @@ def measure(
     """
     with pinned():
         scenes = scenes or Scenes(sequences=2)
-        source = str(scenes) if shards is None else f"shards of {shards}"
+        source = str(scenes) if shards is None else f"shards in {shards}"
         shards = write_shards(scenes, folder) if shards is None else shards
         device = "cuda" if torch.cuda.is_available() else "cpu"
         # A constant rate: the schedule would ask how many epochs there are.
@@ -94,8 +94,8 @@ def measure(
     height, breadth = ready["frames"].shape[-2:]
     facts = [
         source,
-        f"GGL-Net of width {width}, batches of {BATCH}, {height}x{breadth} pixels, {device}: the whole step (augmentation, loss, "
-        "backward, optimizer)",
+        f"GGL-Net of width {width}, batches of {BATCH}, {height}x{breadth} pixels, {device}; the loop's whole step "
+        "(augmentation, loss, backward, optimizer)",
         "checked: the batch that lies ready is the loader's first one, bit for bit",
     ]
     if device == "cuda":
@@ -110,7 +110,7 @@ def _ready(config: configuration.Config, shards: Path) -> Batch:
     one, two = (next(iter(loader_for(config, shards, "train", manifests, batch_size=BATCH))) for _ in range(2))
     arrays = [name for name, value in one.items() if isinstance(value, np.ndarray)]
     if one["key"] != two["key"] or not all(np.array_equal(one[name], two[name]) for name in arrays):
-        raise WorkError("bench train: the loader gave two different first batches; report this, the ratio is void")
+        raise WorkError("bench train: the loader gave two different first batches; a ratio would mean nothing")
     return one
 
 

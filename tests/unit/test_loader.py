@@ -179,8 +179,10 @@ def test_offset_and_scale(mixed, sample_data, truth, rule):
 
 
 def test_intensity_rules_that_are_refused(mixed):
-    with pytest.raises(InputError, match="full_scale with a 14-bit recording"):
-        next(iter(ClipLoader(mixed, "val", intensity_rule="full_scale", batch_size=100)))
+    with pytest.raises(InputError, match="full_scale would erase sample/a, a 14-bit recording"):
+        ClipLoader(mixed, "val", intensity_rule="full_scale")
+    with pytest.raises(InputError, match="full_scale with a 9-bit recording"):
+        intensity.offset_scale("full_scale", 9)
     assert next(iter(ClipLoader(mixed, "val", intensity_rule="full_scale", sets=["stills"])))["offset"][0] == 0
     with pytest.raises(InputError, match="unknown intensity rule 'sequnce'"):
         intensity.offset_scale("sequnce", 14)
