@@ -21,7 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-bench = typer.Typer(help="Measure the data path and the networks, as ratios against a named baseline.", no_args_is_help=True)
+bench = typer.Typer(
+    help="Measure the data path and the networks, as ratios against a named baseline.", no_args_is_help=True
+)
 app.add_typer(bench, name="bench")
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as train.epochs=20")]
@@ -93,12 +95,16 @@ def ingest(
     name: Annotated[str | None, typer.Option("--name", help="the set's name: [a-z0-9_-]")] = None,
     format: Annotated[str, typer.Option("--format", help="auto, simple, native, halmstad, sirst")] = "auto",
     bit_depth: Annotated[int | None, typer.Option("--bit-depth", min=1, max=16)] = None,
-    group_by: Annotated[str | None, typer.Option("--group-by", help="regular expression; its first group names the group")] = None,
+    group_by: Annotated[
+        str | None, typer.Option("--group-by", help="regular expression; its first group names the group")
+    ] = None,
     list_name: Annotated[str | None, typer.Option("--list", help="which published split list to import")] = None,
     licence: Annotated[str | None, typer.Option("--licence")] = None,
     update: Annotated[bool, typer.Option("--update", help="make a new version of what is there")] = False,
     remove: Annotated[str | None, typer.Option("--remove", metavar="SET/SEQUENCE")] = None,
-    push: Annotated[str | None, typer.Option("--push", metavar="REMOTE", help="dvc push to this remote afterwards")] = None,
+    push: Annotated[
+        str | None, typer.Option("--push", metavar="REMOTE", help="dvc push to this remote afterwards")
+    ] = None,
 ) -> None:
     """Add recordings with their annotations to data/ as a new version of data.dvc."""
     _call(
@@ -111,7 +117,9 @@ def ingest(
 def shard(
     overrides: Overrides = None,
     data: Annotated[Path | None, typer.Option("--data", help="another data folder; needs --out")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="write the shards there, outside DVC; takes shard.* overrides")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="write the shards there, outside DVC; takes shard.* overrides")
+    ] = None,
 ) -> None:
     """Build shards/ from data/: what has not changed is kept."""
     _call("shard", overrides=overrides or [], data=data, out=out)
@@ -139,13 +147,21 @@ def tune(
     space: Annotated[str, typer.Argument(help="a name in tune_spaces/, or a YAML file")],
     overrides: Overrides = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="workers of one trial")] = None,
-    parallel: Annotated[int | None, typer.Option("--parallel", min=1, help="trials side by side; default: what fits")] = None,
+    parallel: Annotated[
+        int | None, typer.Option("--parallel", min=1, help="trials side by side; default: what fits")
+    ] = None,
     register: Register = True,
     shards: Annotated[Path | None, typer.Option("--shards")] = None,
 ) -> None:
     """Search a space with Ray Tune; each trial is a child run in MLflow."""
     _call(
-        "tune", space=space, overrides=overrides or [], workers=workers, parallel=parallel, register=register, shards=shards
+        "tune",
+        space=space,
+        overrides=overrides or [],
+        workers=workers,
+        parallel=parallel,
+        register=register,
+        shards=shards,
     )
 
 
@@ -184,7 +200,9 @@ def detect(
 @app.command()
 def lineage(
     model: Annotated[str, typer.Argument(metavar="MODEL_URI")],
-    verify: Annotated[bool, typer.Option("--verify", help="recompute every hash; status 1 at the first broken link")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="recompute every hash; status 1 at the first broken link")
+    ] = False,
 ) -> None:
     """The chain from a model version to its recordings."""
     _call("lineage", uri=model, verify=verify)

@@ -21,6 +21,8 @@ QUIET = {
     "DVC_NO_ANALYTICS": "1",
     # Ray's hook for `uv run` would zip the whole workspace (video included) to every worker.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # A driver that joins a cluster by its address does not look for the token by itself.
+    "RAY_AUTH_MODE": "token",
     # Ray warns about its own next default; the choice is stated here.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "OMP_WAIT_POLICY": "PASSIVE",

@@ -30,6 +30,6 @@ class WorkError(IrstdError, RuntimeError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """" (did you mean 'x'?)" for the known name nearest to `name`, or an empty string."""
+    """ " (did you mean 'x'?)" for the known name nearest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""

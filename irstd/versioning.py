@@ -113,7 +113,9 @@ def add_data(workspace: Workspace) -> str:
 def reproduce(workspace: Workspace, stage: str, show: Show) -> bool:
     """`dvc repro -s STAGE`; False where the stage is up to date and did not run."""
     if not (workspace.root / "dvc.yaml").is_file():
-        raise InputError(f"{workspace.root}: no dvc.yaml here, which says how shards are built; copy it from the repository")
+        raise InputError(
+            f"{workspace.root}: no dvc.yaml here, which says how shards are built; copy it from the repository"
+        )
     ran = False
 
     def filtered(line: str) -> None:
@@ -131,8 +133,10 @@ def reproduce(workspace: Workspace, stage: str, show: Show) -> bool:
 def push(workspace: Workspace, remote: str) -> None:
     """`dvc push` to a remote that the user named; never to the sample's."""
     if remote == "sample":
-        raise InputError("the remote 'sample' lies in the repository and holds the sample alone; name one of your own "
-                         "(dvc remote add NAME URL)")
+        raise InputError(
+            "the remote 'sample' lies in the repository and holds the sample alone; name one of your own "
+            "(dvc remote add NAME URL)"
+        )
     dvc(workspace, "push", "--quiet", "-r", remote, "data.dvc")
 
 

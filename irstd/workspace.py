@@ -112,7 +112,11 @@ class Workspace:
 
     def environment(self, threads: int | None = None) -> dict[str, str]:
         """Variables for this workspace's processes (see `irstd.environment`)."""
-        return environment.variables(self.home, self.mlflow_uri, self.prefect_api, threads)
+        found = environment.variables(self.home, self.mlflow_uri, self.prefect_api, threads)
+        if not self.settings["ray"]["address"]:
+            # Else Ray replaces 127.0.0.1 by the machine's outer address and listens on every interface.
+            found["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        return found
 
     def enter(self) -> Workspace:
         """Prepare this process for the workspace: variables, home folder, Ray's token."""

@@ -35,7 +35,9 @@ class Stretch:
 
     @property
     def bytes(self) -> int:
-        return (self.stop - self.start) * self.sequence.height * self.sequence.width * (1 + (self.sequence.bit_depth > 8))
+        return (
+            (self.stop - self.start) * self.sequence.height * self.sequence.width * (1 + (self.sequence.bit_depth > 8))
+        )
 
 
 @dataclass(frozen=True)

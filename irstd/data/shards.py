@@ -34,7 +34,7 @@ def build(
     data: Path,
     out: Path,
     config: ShardConfig,
-    map: Callable[[Callable[[Job], Any], Iterable[Job]], Iterable[Any]] = map,  # noqa: A002
+    map: Callable[[Callable[[Job], Any], Iterable[Job]], Iterable[Any]] = map,
     progress: Progress | None = None,
 ) -> dict[str, str]:
     """Shard every set of `data` into `out`/<set>/. Returns {set: digest}.
@@ -51,7 +51,9 @@ def build(
         try:
             found = {name: _build_set(out, name, plans[name], config, map, progress) for name in names}
         except OSError as error:
-            raise WorkError(f"{out}: cannot write shards: {error.strerror or error}; what was there is unchanged") from error
+            raise WorkError(
+                f"{out}: cannot write shards: {error.strerror or error}; what was there is unchanged"
+            ) from error
         for folder in out.iterdir():
             if folder.is_dir() and _set_of(folder.name) not in {*names, None}:
                 shutil.rmtree(folder)
@@ -97,7 +99,9 @@ def _build_set(
     if config.gradient.operator != "none":
         gradient = GradientSpec(config.gradient.operator, config.gradient.padding).to_dict()
     options = {"schema": SCHEMA, "gradient": gradient}
-    final, staged = out / name, out / f".{name}.building"
+    final, staged, old = out / name, out / f".{name}.building", out / f".{name}.old"
+    if old.exists() and not final.exists():  # the last build was killed between its two renamings
+        os.rename(old, final)
     staged.mkdir(exist_ok=True)
     known = _finished(staged) | _finished(final)
 
@@ -136,14 +140,11 @@ def _build_set(
             path.unlink()
     content = _manifest(name, plan, config, gradient, [entries[f] | {"file": f, "split": s} for f, s, _ in wanted])
     write_json(staged / "manifest.json", content)
+    shutil.rmtree(old, ignore_errors=True)
     if final.exists():
-        old = out / f".{name}.old"
-        shutil.rmtree(old, ignore_errors=True)
         os.rename(final, old)
-        os.rename(staged, final)
-        shutil.rmtree(old)
-    else:
-        os.rename(staged, final)
+    os.rename(staged, final)
+    shutil.rmtree(old, ignore_errors=True)
     return content["digest"]
 
 

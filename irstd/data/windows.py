@@ -93,10 +93,14 @@ class Windows:
                 with path.open("rb") as file:
                     size = path.stat().st_size
                     if size < need:
-                        raise WorkError(f"{path}: {size} bytes, its manifest needs {need}; build it again (irstd shard)")
+                        raise WorkError(
+                            f"{path}: {size} bytes, its manifest needs {need}; build it again (irstd shard)"
+                        )
                     self.maps[tar] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except OSError as error:
-                raise WorkError(f"{path}: cannot be read ({error.strerror}); build the shards again (irstd shard)") from None
+                raise WorkError(
+                    f"{path}: cannot be read ({error.strerror}); build the shards again (irstd shard)"
+                ) from None
         return self.maps[tar]
 
     def array(self, number: int, name: str) -> np.ndarray | None:
@@ -148,8 +152,10 @@ def require(manifests: list[Manifest], split: str, frames: int) -> None:
             )
     if not sum(m.count(split, "labelled") for m in manifests):
         sets = ", ".join(m.set for m in manifests)
-        raise InputError(f"no labelled key frame in the split {split!r} of {sets}; ingest labelled recordings, or choose "
-                         "others with data.sets=[...]")
+        raise InputError(
+            f"no labelled key frame in the split {split!r} of {sets}; ingest labelled recordings, or choose "
+            "others with data.sets=[...]"
+        )
 
 
 def fingerprint(manifests: list[Manifest], split: str) -> str:

@@ -62,7 +62,9 @@ class SegmentationModel(nn.Module):
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The training loss of a batch and its parts. `InputError` where the batch has no masks."""
         if batch.get("masks") is None:
-            raise InputError(f"{type(self).__name__} learns from masks, and a chosen set has none; choose with data.sets=[...]")
+            raise InputError(
+                f"{type(self).__name__} learns from masks, and a chosen set has none; choose with data.sets=[...]"
+            )
         batch = to_device(batch, self.device)
         logit_B1HW = self(*self.inputs(batch))
         return segmentation_loss(logit_B1HW, batch["masks"].unsqueeze(1), self.loss_config)

@@ -24,7 +24,9 @@ def bce(logit_B1HW: torch.Tensor, mask_B1HW: torch.Tensor) -> torch.Tensor:
     return F.binary_cross_entropy_with_logits(logit_B1HW.float(), mask_B1HW.float())
 
 
-def edge_hard(logit_B1HW: torch.Tensor, mask_B1HW: torch.Tensor, weight: float = 4.0, share: float = 0.5) -> torch.Tensor:
+def edge_hard(
+    logit_B1HW: torch.Tensor, mask_B1HW: torch.Tensor, weight: float = 4.0, share: float = 0.5
+) -> torch.Tensor:
     """Cross-entropy, `weight` times on mask edges, averaged over the hardest `share` of the batch's pixels.
 
     Source: the training code released with PAL (ICCV 2025). Edge (our reading): mask pixels whose 3x3 neighbourhood is

@@ -44,7 +44,11 @@ def up(workspace: Workspace, *, say: Say = _say) -> Record:
             why = f"{', '.join(dead)} died" if dead else "an `irstd up` was interrupted"
             raise InputError(f"the stack is half up ({why}): run `irstd down`, then `irstd up`")
         _check_before(workspace, wanted)
-        return _start(workspace, wanted, say)
+        environment.ensure_ray_token(workspace.home)
+        workspace.mlflow_database.parent.mkdir(parents=True, exist_ok=True)
+        # A driver that makes the same fresh database at the same time would break it.
+        with FileLock(workspace.mlflow_database.with_name("init.lock")):
+            return _start(workspace, wanted, say)
 
 
 def down(workspace: Workspace, *, grace: float = 20.0, say: Say = _say) -> bool:
@@ -104,8 +108,6 @@ def _check_before(workspace: Workspace, wanted: list[Service]) -> None:
 
 
 def _start(workspace: Workspace, wanted: list[Service], say: Say) -> Record:
-    environment.ensure_ray_token(workspace.home)
-    workspace.mlflow_database.parent.mkdir(parents=True, exist_ok=True)
     base = base_environment(workspace)
     found: Record = {"services": {}}
     try:
@@ -204,7 +206,7 @@ def _stop(workspace: Workspace, found: Record, grace: float, say: Say) -> None:
     for name in late + [name for name in found["services"] if name not in late]:
         entry = found["services"][name]
         if processes.members(entry["pid"], entry["created"]):
-            processes.stop(entry["pid"], entry["created"], grace)
+            processes.stop(entry["pid"], entry["created"], grace, children_first=name in late)
             say(f"stopped {name}")
     record.remove_prefect_toml(workspace)
     record.remove(workspace)

@@ -76,16 +76,21 @@ def members(pid: int, since: float) -> list[psutil.Process]:
     return [process for process in found.values() if not _zombie(process.pid)]
 
 
-def stop(pid: int, since: float, grace: float) -> None:
+def stop(pid: int, since: float, grace: float, children_first: bool = False) -> None:
     """End a service and all that it has started: SIGTERM, and SIGKILL to what is left after `grace` seconds.
 
-    The service is asked alone at first, since a server ends its own workers more cleanly than a signal to each does.
+    The service is asked alone at first, since a server ends its own workers more cleanly than a signal to each does; or
+    its children are (`children_first`), where it has to report how they ended.
     """
     deadline = time.monotonic() + grace
     known = {process.pid: process for process in members(pid, since)}
+    if children_first and pid in known and len(known) > 1:
+        _send([process for process in known.values() if _parent(process) == pid], signal.SIGTERM)
+        _wait([process for process in known.values() if process.pid != pid], grace)
+        known |= {process.pid: process for process in members(pid, since)}
     if pid in known:
         _send([known[pid]], signal.SIGTERM)
-        _wait(known.values(), min(grace, 5.0))
+        _wait(known.values(), min(grace, 3.0))
     known |= {process.pid: process for process in members(pid, since)}
     left = _alive(known.values())
     _send(left, signal.SIGTERM)
@@ -132,6 +137,13 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return probe.getsockname()[1]
+
+
+def _parent(process: psutil.Process) -> int | None:
+    try:
+        return process.ppid()
+    except psutil.Error:
+        return None
 
 
 def _zombie(pid: int) -> bool:

@@ -166,6 +166,8 @@ def _ray(workspace: Workspace) -> Service:
         address=f"http://{LOOPBACK}:{dashboard}",
         healthy=partial(health.ray_answers, f"http://{LOOPBACK}:{dashboard}", workspace.home / "ray-token"),
         ports={"ray_port": number, "ray_dashboard_port": dashboard},
+        # Draining is for Ray Serve; here it would only hold `irstd down` up.
+        env={"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"},
     )
 
 

@@ -30,7 +30,6 @@ def test_layers_go_over_each_other(tmp_path):
         ("model.width=2", ["model.width", "4"]),
         ("data.intensity=half", ["data.intensity"]),
         ("shard.split.train=0.9", ["add up to 1"]),
-        ("train.loss.soft_iou=0", ["every loss weight is 0"]),
         ("model.name=ggl", ["ggl-net"]),
     ],
 )
@@ -53,6 +52,11 @@ def test_a_bad_recipe_names_its_file(tmp_path, text):
 
 def test_yaml_numbers_without_a_dot_are_numbers():
     assert config.parse_overrides(["train.lr=1e-3"]) == {"train.lr": 0.001}
+
+
+def test_a_loss_needs_a_weight():
+    with pytest.raises(InputError, match="every loss weight is 0"):
+        config.load(overrides={"train.loss.soft_iou": 0, "train.loss.bce": 0})
 
 
 def test_unknown_model_gets_the_nearest_name():

@@ -9,12 +9,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from recordings import tree
 
+from irstd.config import GradientConfig, ShardConfig
 from irstd.data import shard_plan, shards
 from irstd.data.ingest import ingest
 from irstd.data.loader import ClipLoader
@@ -130,48 +133,90 @@ class Killed(BaseException):
     """Stands for the end of the process: nothing in the code catches it."""
 
 
-def test_a_build_goes_on_wherever_it_was_killed(sample_data, without, tmp_path, monkeypatch):
-    """Stop before each renaming, linking and writing of a build; then build the same, or something else."""
+class Steps:
+    """Counts the steps by which a build changes what lies on the disk, and kills it before the chosen one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.stop: int | None = None
+        self.taken: list[str] = []
+        for module, name in (os, "replace"), (os, "rename"), (os, "link"), (shards, "write_tar"), (shutil, "rmtree"):
+            monkeypatch.setattr(module, name, self._counted(name, getattr(module, name)))
+
+    def _counted(self, name: str, function: Callable) -> Callable:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if len(self.taken) == self.stop:
+                raise Killed
+            self.taken.append(name)
+            return function(*arguments, **options)
+
+        return call
+
+    def build(self, data: Path, out: Path, config: ShardConfig = CONFIG, stop: int | None = None) -> bool:
+        """Whether the build came to its end."""
+        self.stop, self.taken = stop, []
+        try:
+            shards.build(data, out, config)
+        except Killed:
+            return False
+        finally:
+            self.stop = None
+        return True
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    monkeypatch.setattr(shard_plan, "TARGET_BYTES", 100_000)
+    return Steps(monkeypatch)
+
+
+def test_a_build_goes_on_wherever_it_was_killed(sample_data, without, tmp_path, steps):
     for name, data in ("less", without), ("more", sample_data):
         shards.build(data, tmp_path / name, CONFIG)
-    trees = {name: tree(tmp_path / name) for name in ("less", "more")}
-    digests = {name: verified(tmp_path / name) for name in ("less", "more")}
-    left = [10_000]  # steps until the end
-    for module, function in (os, "replace"), (os, "rename"), (os, "link"), (shards, "write_tar"), (shutil, "rmtree"):
-        monkeypatch.setattr(module, function, _counted(getattr(module, function), left))
-    stops = unreadable = 0
-    for then, data in ("more", sample_data), ("less", without):
-        for stop in range(1000):
-            out = tmp_path / f"{then}-{stop}"
-            shutil.copytree(tmp_path / "less", out)
-            left[0] = stop
-            try:
-                shards.build(sample_data, out, CONFIG)
-            except Killed:
-                stops += 1
-            else:
-                break
-            finally:
-                left[0] = 10_000
-            if (out / "sample").exists():
-                assert verified(out) in digests.values()
-            else:
-                unreadable += 1
-            shards.build(data, out, CONFIG)
-            assert tree(out) == trees[then], f"killed before step {stop}, then {then}"
-    assert stops > 40
-    # A folder cannot be exchanged for another in one step everywhere: between two renamings there is none.
-    assert unreadable == 2
+    old, new = verified(tmp_path / "less"), verified(tmp_path / "more")
+    stop = unreadable = 0
+    while True:
+        out = tmp_path / str(stop)
+        shutil.copytree(tmp_path / "less", out)
+        if steps.build(sample_data, out, stop=stop):
+            break
+        if not (out / "sample").exists():
+            # No file system exchanges two folders everywhere: between two renamings there is none. The next build
+            # begins with putting it back.
+            unreadable += 1
+            steps.build(sample_data, out, stop=2)
+            assert verified(out) == old
+        assert verified(out) in (old, new)
+        assert steps.build(sample_data, out)
+        assert tree(out) == tree(tmp_path / "more"), f"killed before step {stop}"
+        stop += 1
+    assert stop > 15 and unreadable == 1
 
 
-def _counted(function, left: list[int]):
-    def call(*arguments, **options):
-        if not left[0]:
-            raise Killed
-        left[0] -= 1
-        return function(*arguments, **options)
-
-    return call
+@pytest.mark.parametrize("when", ["tars written", "set complete"])
+def test_what_killed_builds_left_is_never_taken_for_something_else(sample_data, without, tmp_path, steps, when):
+    """Two builds of different shards are killed, the second before each of its steps; a third makes either of them."""
+    other = CONFIG.model_copy(update={"gradient": GradientConfig(operator="sobel")})  # tars of the same sizes
+    wanted = {"more": CONFIG, "other": other}
+    shards.build(without, tmp_path / "less", CONFIG)
+    for name, config in wanted.items():
+        shards.build(sample_data, tmp_path / name, config)
+    shutil.copytree(tmp_path / "less", tmp_path / "counted")
+    steps.build(sample_data, tmp_path / "counted")
+    last = {name: len(steps.taken) - steps.taken[::-1].index(name) for name in ("write_tar", "rename")}
+    # After the last tar its note and the tar itself are renamed; the last renaming puts the set in its place.
+    first = last["write_tar"] + 2 if when == "tars written" else last["rename"] - 2
+    shutil.copytree(tmp_path / "less", tmp_path / "killed")
+    assert not steps.build(sample_data, tmp_path / "killed", stop=first)
+    stop, done = 0, False
+    while not done:
+        for name, config in wanted.items():
+            out = tmp_path / f"{name}-{stop}"
+            shutil.copytree(tmp_path / "killed", out)
+            done = steps.build(sample_data, out, other, stop=stop)
+            shards.build(sample_data, out, config)
+            assert tree(out) == tree(tmp_path / name), f"killed before step {stop}, then {name}"
+        stop += 1
+    assert stop > 20
 
 
 def test_a_killed_process_leaves_the_old_shards_and_its_finished_tars(sample_data, without, tmp_path):

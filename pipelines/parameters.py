@@ -1,0 +1,56 @@
+"""Parameters of flows: the typed configuration as `key=value`, and `key=value` as parameters."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import yaml
+
+from irstd.config import Config, flatten, nest, parse_overrides, paths
+from irstd.errors import InputError, nearest
+
+
+def given(config: Config) -> dict[str, Any]:
+    """The values that were given, by dotted path; the others are the recipe's and the defaults' to say.
+
+    Prefect's web form can send the whole tree with one value changed. Where every value is there, the ones that equal
+    the defaults count as not given: a recipe would otherwise be overruled by a form that nobody has filled in.
+    """
+    found = flatten(config.model_dump(mode="json", exclude_unset=True), "config")
+    defaults = flatten(Config().model_dump(mode="json"), "config")
+    if found.keys() == defaults.keys():
+        found = {path: value for path, value in found.items() if value != defaults[path]}
+    return found
+
+
+def overrides(config: Config, section: str = "") -> list[str]:
+    """The given values (of `section`, or all) as a command takes them: ['train.lr=0.001', 'data.sets=["sirst"]']."""
+    return [f"{path}={json.dumps(value)}" for path, value in given(config).items() if path.startswith(section)]
+
+
+def flow_parameters(flow: Callable[..., Any], pairs: Iterable[str]) -> dict[str, Any]:
+    """['workers=2', 'train.lr=1e-3'] -> {'workers': 2, 'config': {'train': {'lr': 0.001}}}.
+
+    A key is a parameter of the flow or, where the flow takes a `config`, a dotted path into the configuration.
+    """
+    known = [name for name in inspect.signature(flow).parameters if name != "config"]
+    takes_config = "config" in inspect.signature(flow).parameters
+    found: dict[str, Any] = {}
+    config: list[str] = []
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if equals and key in known:
+            found[key] = yaml.safe_load(text)
+        elif takes_config and equals and key in paths():
+            config.append(pair)
+        elif not equals or not key:
+            raise InputError(f"{pair!r}: expected key=value, such as {known[0] if known else 'train.epochs'}=...")
+        else:
+            keys = [*known, *(paths() if takes_config else [])]
+            raise InputError(f"{pair}: the flow has no parameter {key!r}{nearest(key, keys)}")
+    if config:
+        found["config"] = nest(parse_overrides(config))
+    return found

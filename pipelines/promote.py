@@ -1,0 +1,18 @@
+"""A challenger into the champion, where it is better."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from pipelines.driver import drive
+from pipelines.results import publish
+
+
+@flow(name="promote-flow")
+def promote_flow(model: str = "models:/ggl-net@challenger") -> dict[str, Any] | None:
+    """Compare `model` with the champion on the split that decides promotions, and move the alias where it wins."""
+    result = drive.with_options(name="promote")(["promote", model])
+    publish("promote-flow", result)
+    return result

@@ -1,0 +1,30 @@
+"""Shards into the best of many models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from irstd.config import Config
+from pipelines.driver import drive
+from pipelines.parameters import overrides
+from pipelines.results import publish
+
+
+@flow(name="tune-flow")
+def tune_flow(
+    space: str = "demo",
+    config: Config = Config(),  # noqa: B008 - frozen; its web form shows the defaults
+    workers: int | None = None,
+    register_model: bool = True,
+) -> dict[str, Any] | None:
+    """Search the space `tune_spaces/<space>.yaml` and register the best trial's checkpoint."""
+    arguments = ["tune", space]
+    if workers is not None:
+        arguments += ["--workers", str(workers)]
+    if not register_model:
+        arguments.append("--no-register")
+    result = drive.with_options(name="tune")([*arguments, *overrides(config)])
+    publish("tune-flow", result)
+    return result
