@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,11 @@ def test_all_ranks_together_see_each_key_frame_once(sample_shards, split, world,
     assert everything == sorted(everything)
     found: list[Key] = []
     for rank, loader in enumerate(loaders(sample_shards, split, world, batch_size=batch_size)):
-        batches = keys(loader)
+        batches = []
+        for step, batch in enumerate(loader, 1):
+            batches.append(batch["key"])
+            # Equal on all ranks, though the last step may give them unequal parts.
+            assert loader.state_dict()["consumed"] == min(step * world * batch_size, len(everything))
         assert len(batches) == len(loader) and all(len(batch) == batch_size for batch in batches[:-1])
         assert sum(batches, []) == everything[rank::world]
         found += sum(batches, [])
@@ -91,6 +96,16 @@ def test_seed_and_epoch_decide_the_order(sample_shards):
     first = {key: seed for batch in loader for key, seed in zip(batch["key"], batch["seeds"], strict=True)}
     second = {key: seed for batch in loader for key, seed in zip(batch["key"], batch["seeds"], strict=True)}
     assert all(first[key] != second[key] for key in first.keys() & second.keys())  # another augmentation each epoch
+
+
+def test_draws_are_the_same_in_every_process(sample_shards):
+    """Crops and augmentation come from seed, epoch and key frame by numbers that no process makes up."""
+    loader = ClipLoader(sample_shards, "train", seed=7)
+    loader.set_epoch(2)
+    for batch in loader:
+        for (name, frame), seed in zip(batch["key"], batch["seeds"], strict=True):
+            sequence = np.random.SeedSequence([7, 2, zlib.crc32(name.encode()), frame])
+            assert seed == sequence.generate_state(4, np.uint64)[3]
 
 
 def test_looking_at_a_batch_does_not_use_it_up(sample_shards):
