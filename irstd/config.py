@@ -85,6 +85,8 @@ class DataConfig(Section):
     target_crop: float = Field(0.5, ge=0, le=1, description="probability that a crop is placed over a target")
     flips: bool = True
     quarter_turns: bool = True
+    contrast: float = Field(0.2, ge=0, lt=1, description="training: x times 1 +- this")
+    brightness: float = Field(0.1, ge=0, description="training: x plus or minus up to this")
 
 
 class LossConfig(Section):

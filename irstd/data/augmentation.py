@@ -62,3 +62,26 @@ def turn_boxes(boxes_M4: np.ndarray, height: int, width: int, mirror: bool, turn
         x, y, w, h = y, width - x - w, h, w
         height, width = width, height
     return np.stack([x, y, w, h], 1)
+
+
+def intensities(batch: dict[str, Any], contrast: float = 0.0, brightness: float = 0.0) -> dict[str, Any]:
+    """Change each key frame's contrast and brightness by its seed: x -> c x + b, exact for any bit depth.
+
+    c is drawn evenly from [1 - contrast, 1 + contrast], b from [-brightness, brightness] in x units. Counts stay as they are:
+    c x + b is another offset and scale of x = (counts - offset) * scale, and a gradient map in x units is multiplied by c.
+    `batch` is on the device already.
+    """
+    if not contrast and not brightness:
+        return batch
+    import torch
+
+    # Two numbers in [-1, 1) out of bits of the seed that the symmetries do not use.
+    draws = [(int(s) >> 8 & 0xFFFF, int(s) >> 24 & 0xFFFF) for s in batch["seeds"]]
+    factor_B = torch.tensor([1 + contrast * (d[0] / 2**15 - 1) for d in draws], device=batch["scale"].device)
+    shift_B = torch.tensor([brightness * (d[1] / 2**15 - 1) for d in draws], device=batch["scale"].device)
+    found = dict(batch)
+    found["scale"] = batch["scale"] * factor_B
+    found["offset"] = batch["offset"] - shift_B / found["scale"]
+    if batch.get("gradient") is not None:
+        found["gradient"] = batch["gradient"] * factor_B.view(-1, 1, 1)
+    return found

@@ -22,7 +22,7 @@ import torch
 from torch import distributed, nn
 
 from irstd.config import Config
-from irstd.data.augmentation import dihedral
+from irstd.data.augmentation import dihedral, intensities
 from irstd.data.loader import ClipLoader
 from irstd.data.manifest import Manifest, read_all
 from irstd.errors import InputError, WorkError
@@ -184,6 +184,7 @@ class Run:
         for batch in self.loader:
             batch = to_device(batch, self.device)
             batch = dihedral(batch, self.config.data.flips, self.config.data.quarter_turns)
+            batch = intensities(batch, self.config.data.contrast, self.config.data.brightness)
             rate = learning_rate(self.config.train, self.step, self.total)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from irstd.data.augmentation import dihedral, turn_boxes
+from irstd.data.augmentation import dihedral, intensities, turn_boxes
 from irstd.data.derive import targets_of
 from irstd.data.gradient import gradient_magnitude
 from irstd.data.loader import ClipLoader, collate
@@ -142,3 +142,31 @@ def assert_loaded(turned: dict[str, Any], b: int, h: int, w: int) -> None:
     inside = np.s_[1:-1, 1:-1]
     computed_HW = gradient_magnitude(frame_HW, scale=scale)
     np.testing.assert_allclose(turned["gradient"][b, :h, :w][inside], computed_HW[inside], rtol=2**-10)
+
+
+def test_intensities_change_offset_and_scale_alone():
+    """x after the change is c x + b, and the gradient map is that of the changed frame."""
+    random = np.random.default_rng(0)
+    frames = random.integers(7000, 7300, (3, 1, 20, 24)).astype(np.int32)
+    batch = {
+        "frames": torch.from_numpy(frames),
+        "offset": torch.full((3,), 6900.0),
+        "scale": torch.full((3,), 1 / 600),
+        "gradient": torch.from_numpy(np.stack([gradient_magnitude(f[0], scale=1 / 600) for f in frames])),
+        "seeds": np.array([1, 2**62 + 12345678901, 99], np.uint64),
+        "size": torch.tensor([[20, 24]] * 3),
+    }
+    found = intensities(batch, contrast=0.3, brightness=0.2)
+    assert found["frames"] is batch["frames"]
+    assert len(set(found["scale"].tolist())) == 3
+    for b in range(3):
+        factor = float(found["scale"][b]) * 600
+        assert 0.7 <= factor <= 1.3
+        x = (frames[b, 0] - 6900.0) / 600
+        changed = (frames[b, 0] - float(found["offset"][b])) * float(found["scale"][b])
+        shift = changed - factor * x
+        assert abs(shift).max() <= 0.2 + 1e-3 and np.ptp(shift) < 1e-3
+        np.testing.assert_allclose(found["gradient"][b].numpy(), gradient_magnitude(changed), atol=1e-5)
+    alone = intensities({k: v[1:2] for k, v in batch.items()}, contrast=0.3, brightness=0.2)
+    assert torch.equal(alone["scale"], found["scale"][1:2]) and torch.equal(alone["offset"], found["offset"][1:2])
+    assert intensities(batch) is batch
