@@ -153,7 +153,7 @@ def test_intensities_change_offset_and_scale_alone():
         "offset": torch.full((3,), 6900.0),
         "scale": torch.full((3,), 1 / 600),
         "gradient": torch.from_numpy(np.stack([gradient_magnitude(f[0], scale=1 / 600) for f in frames])),
-        "seeds": np.array([1, 2**62 + 12345678901, 99], np.uint64),
+        "seeds": np.array([2**40 + 2**20, 2**62 + 12345678901, 3 * 2**30], np.uint64),
         "size": torch.tensor([[20, 24]] * 3),
     }
     found = intensities(batch, contrast=0.3, brightness=0.2)
