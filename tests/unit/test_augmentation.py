@@ -161,7 +161,7 @@ def test_intensities_change_offset_and_scale_alone():
     assert len(set(found["scale"].tolist())) == 3
     for b in range(3):
         factor = float(found["scale"][b]) * 600
-        assert 0.7 <= factor <= 1.3
+        assert 0.7 - 1e-6 <= factor <= 1.3 + 1e-6
         x = (frames[b, 0] - 6900.0) / 600
         changed = (frames[b, 0] - float(found["offset"][b])) * float(found["scale"][b])
         shift = changed - factor * x
