@@ -64,7 +64,11 @@ def staged_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             old = staged.with_name(staged.name + ".old")
             os.rename(path, old)
-            os.rename(staged, path)
+            try:
+                os.rename(staged, path)
+            except OSError:
+                os.rename(old, path)
+                raise
             shutil.rmtree(old)
         else:
             os.rename(staged, path)

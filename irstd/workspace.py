@@ -26,7 +26,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ray": {"address": None, "storage": None},
     "prefect": {"api": None},
     "stack": {"prefect_port": 4200, "mlflow_port": 5000, "ray_port": 6379, "ray_dashboard_port": 8265},
-    "resources": {"workers": None, "threads": None},
+    "resources": {"workers": None},
 }
 
 
@@ -64,7 +64,8 @@ class Workspace:
     @property
     def ray_storage(self) -> str:
         """Where Ray keeps checkpoints: a local folder, or a shared one that every node reaches."""
-        return self.settings["ray"]["storage"] or str(self.home / "ray")
+        place = self.settings["ray"]["storage"] or str(self.home / "ray")
+        return place if "://" in place else str((self.root / place).resolve())
 
     @property
     def ray_session(self) -> Path:

@@ -100,7 +100,8 @@ def run_driver(
         status = child.wait()
     finally:
         _end(child, grace)
-    if status == 0:
+    # Status 1 with a result is an answer that says no (a challenger that does not win), not a failure.
+    if status == 0 or (status == 1 and result is not None):
         return result if isinstance(result, dict) else None
     last = last.removeprefix("irstd: ") or "it printed nothing"
     if status == 2:

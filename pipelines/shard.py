@@ -6,15 +6,16 @@ from typing import Any
 
 from prefect import flow
 
-from irstd.config import Config
 from pipelines.driver import drive
-from pipelines.parameters import overrides
 from pipelines.results import publish
 
 
 @flow(name="shard-flow")
-def shard_flow(config: Config = Config()) -> dict[str, Any] | None:  # noqa: B008 - frozen; its web form shows the defaults
-    """Cut data/ into shards with gradient maps. Fetches what data.dvc names; does nothing where nothing has changed."""
-    result = drive.with_options(name="shard")(["shard", *overrides(config)])
+def shard_flow() -> dict[str, Any] | None:
+    """Cut data/ into shards with gradient maps, as params.yaml says.
+
+    Fetches what data.dvc names; does nothing where nothing has changed.
+    """
+    result = drive.with_options(name="shard")(["shard"])
     publish("shard-flow", result)
     return result

@@ -33,7 +33,7 @@ def train_flow(
         arguments += ["--workers", str(workers)]
     if not register_model:
         arguments.append("--no-register")
-    drive.with_options(name="shard")(["shard", *overrides(config, "shard.")])
+    drive.with_options(name="shard")(["shard"])
     result = drive.with_options(name="train")([*arguments, *overrides(config)])
     publish("train-flow", result)
     return result

@@ -19,12 +19,13 @@ def tune_flow(
     workers: int | None = None,
     register_model: bool = True,
 ) -> dict[str, Any] | None:
-    """Search the space `tune_spaces/<space>.yaml` and register the best trial's checkpoint."""
+    """Shard what has changed, search the space `tune_spaces/<space>.yaml`, and register the best trial's checkpoint."""
     arguments = ["tune", space]
     if workers is not None:
         arguments += ["--workers", str(workers)]
     if not register_model:
         arguments.append("--no-register")
+    drive.with_options(name="shard")(["shard"])
     result = drive.with_options(name="tune")([*arguments, *overrides(config)])
     publish("tune-flow", result)
     return result

@@ -10,11 +10,19 @@ from irstd.errors import InputError
 
 @dataclass(frozen=True)
 class Resources:
-    """What there is: processor cores and GPUs of this machine or of the joined cluster."""
+    """What there is: processor cores and GPUs of this machine or of the joined cluster.
+
+    `nodes`: cores of each node; a worker does not spread over two. Empty: one node with all of them.
+    """
 
     cpus: float
     gpus: float
     where: str
+    nodes: tuple[float, ...] = ()
+
+    def places(self, cpus: float) -> int:
+        """How many workers of `cpus` cores find a node."""
+        return sum(int((node + 1e-9) // cpus) for node in self.nodes or (self.cpus,))
 
 
 @dataclass(frozen=True)
@@ -74,4 +82,6 @@ def make(resources: Resources, workers: int | None = None, trials: int | None = 
     beside = (trials or room) if sweep else 1
     share = (resources.cpus / beside - driver) / wanted
     cpus = float(int(share)) if share >= 1 else smallest
+    while cpus > smallest and resources.places(cpus) < wanted * beside:
+        cpus = max(smallest, cpus - 1)
     return Plan(wanted, cpus, gpus, beside, resources)

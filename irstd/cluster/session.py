@@ -58,7 +58,8 @@ def session(workspace: Workspace, cpus: int | None = None) -> Iterator[Resources
         raise WorkError(f"Ray at {address or 'this machine'} does not answer: {_first_line(error)}") from error
     try:
         found = ray.cluster_resources()
-        yield Resources(found.get("CPU", 0), found.get("GPU", 0), address or "this machine")
+        nodes = tuple(node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])
+        yield Resources(found.get("CPU", 0), found.get("GPU", 0), address or "this machine", nodes)
     finally:
         if not _keep:
             ray.shutdown()

@@ -15,6 +15,7 @@ KINDS = {
     "runs": ("run folders: last checkpoint and package", "irstd train; registered versions stay"),
     "shards": ("shards/", "irstd shard"),
     "cache": ("DVC's cache", "dvc pull, where the data was pushed"),
+    "staging": ("what a killed ingest left", "not needed"),
     "pulled": ("models fetched from the registry", "fetched again when used"),
     "logs": ("logs of services and Ray's session folder", "not needed"),
 }
@@ -34,7 +35,8 @@ def run(workspace: Workspace, what: list[str], yes: bool) -> None:
         return
     if workspace.stack and {"logs", "checkpoints", "runs"} & set(what):
         raise InputError("the stack is up and uses these; stop it first (irstd down)")
-    for kind in what:
+    # In the table's order: which of Ray's copies are of finished runs is read from the run folders.
+    for kind in (k for k in KINDS if k in what):
         freed = 0
         for path in _paths(workspace, kind):
             freed += _size(path)
@@ -58,6 +60,7 @@ def _paths(workspace: Workspace, kind: str) -> list[Path]:
         "runs": [home / "runs"],
         "shards": [workspace.shards],
         "cache": [workspace.root / ".dvc" / "cache"],
+        "staging": [home / "staging"],
         "pulled": [home / "pulled"],
         "logs": [home / "logs", workspace.ray_session],
     }

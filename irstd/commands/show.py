@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 
 def say(line: str) -> None:
     print(line, flush=True)
-
-
-def warn(line: str) -> None:
-    print(f"irstd: {line}", file=sys.stderr, flush=True)
 
 
 def result(**values: Any) -> None:

@@ -45,6 +45,8 @@ class Package:
 
         from irstd.models import build_model
 
+        # Float32 parts are float32: TF32 would round counts to 11 bits.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         model = build_model(self.config)
         try:
             model.load_state_dict(load_file(self.folder / "weights.safetensors"))

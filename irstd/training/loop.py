@@ -214,6 +214,7 @@ class Run:
         if self.average is not None:
             # The averaged weights are what is judged and kept.
             self.model.load_state_dict(self.average.values)
+        self._same_everywhere()
         kept = state(self.model)
         value = None
         if self.val is not None:
@@ -231,6 +232,16 @@ class Run:
         row["seconds"] = round(self.seconds, 3)
         self.history.append(row)
         return row
+
+    def _same_everywhere(self) -> None:
+        """Give every rank rank 0's weights and running statistics, which are those that are saved.
+
+        The ranks' batch statistics part after the last step of an epoch: without this each rank would measure its share of
+        the validation on a model that nobody keeps.
+        """
+        if self.world > 1:
+            for value in self.model.state_dict().values():
+                distributed.broadcast(value, 0)
 
     def _report(self, report: Report, row: dict[str, Any]) -> None:
         random = [torch.get_rng_state().tolist()]

@@ -202,7 +202,7 @@ def commands(monkeypatch: pytest.MonkeyPatch, workspace: Workspace) -> list[list
     return found
 
 
-CONFIG = Config.model_validate({"train": {"epochs": 3}, "shard": {"frames": 7}})
+CONFIG = Config.model_validate({"train": {"epochs": 3}})
 CASES: list[tuple[str, dict[str, Any], list[list[str]]]] = [
     ("ingest-flow", {"source": "in", "name": "a"}, [["ingest", "in", "--name", "a", "--format", "auto"]]),
     (
@@ -216,11 +216,15 @@ CASES: list[tuple[str, dict[str, Any], list[list[str]]]] = [
         "train-flow",
         {"model": "ggl-net", "recipe": None, "config": CONFIG, "workers": 2, "register_model": False},
         [
-            ["shard", "shard.frames=7"],
-            ["train", "ggl-net", "--workers", "2", "--no-register", "shard.frames=7", "train.epochs=3"],
+            ["shard"],
+            ["train", "ggl-net", "--workers", "2", "--no-register", "train.epochs=3"],
         ],
     ),
-    ("tune-flow", {"config": CONFIG, "workers": 1}, [["tune", "demo", "--workers", "1", *overrides(CONFIG)]]),
+    (
+        "tune-flow",
+        {"config": CONFIG, "workers": 1},
+        [["shard"], ["tune", "demo", "--workers", "1", *overrides(CONFIG)]],
+    ),
     ("promote-flow", {}, [["promote", "models:/ggl-net@challenger"]]),
     (
         "detect-flow",
@@ -234,6 +238,14 @@ CASES: list[tuple[str, dict[str, Any], list[list[str]]]] = [
 def test_commands(name: str, parameters: dict[str, Any], wanted: list[list[str]], commands: list[list[str]]) -> None:
     flow(name).fn(**parameters)
     assert commands == wanted
+
+
+def test_an_answer_that_says_no_is_a_result(workspace: Workspace) -> None:
+    """Status 1 with a result (a challenger that did not win) is no failure; without one it is."""
+    says = "import sys; print('kept'); print('irstd-result: {\"promoted\": false}'); sys.exit(1)"
+    assert run_driver(["promote"], workspace, program=[sys.executable, "-c", says]) == {"promoted": False}
+    with pytest.raises(DriverError, match="status 1"):
+        run_driver(["promote"], workspace, program=[sys.executable, "-c", "import sys; sys.exit(1)"])
 
 
 def test_detections_go_to_the_home_folder(commands: list[list[str]], workspace: Workspace) -> None:

@@ -52,6 +52,16 @@ def test_what_cannot_be_placed_is_refused_with_both_numbers(workers, trials):
     assert str(workers) in line and "has 2" in line and "--workers" in line
 
 
+@pytest.mark.parametrize(
+    ("nodes", "workers", "cpus"), [((4, 4), 1, 4), ((4, 4), 2, 4), ((4, 4), 3, 2), ((3, 5), 2, 3), ((2, 2, 2), 6, 1)]
+)
+def test_no_worker_is_larger_than_a_node(nodes, workers, cpus):
+    resources = Resources(sum(nodes), 0, "the cluster", tuple(map(float, nodes)))
+    plan = make(resources, workers)
+    assert plan.cpus_per_worker == cpus
+    assert resources.places(plan.cpus_per_worker) >= workers
+
+
 def test_more_workers_than_gpus_is_refused():
     with pytest.raises(InputError, match="GPU"):
         make(Resources(64, 2, "the cluster"), 3)
