@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from irstd import config as configuration
 from irstd.commands.show import result, say
 from irstd.config import Config
@@ -41,7 +43,17 @@ def run(
     shards: Path | None,
     out: Path | None,
 ) -> None:
-    config = configuration.load(workspace.root, recipe, configuration.parse_overrides(overrides), model)
+    changed = configuration.parse_overrides(overrides)
+    for key in changed:
+        if key.startswith("shard."):
+            raise InputError(f"{key}: shards are built before a run; change it in params.yaml and run irstd shard")
+    if (
+        out is not None
+        and out.exists()
+        and (not out.is_dir() or any(out.iterdir()) and not (out / "package.json").is_file())
+    ):
+        raise InputError(f"--out {out}: holds something else than a model package; name a new folder")
+    config = configuration.load(workspace.root, recipe, changed, model)
     job = prepare(config, shards or workspace.shards)
     record = execute(workspace, job, workers)
     package = write_package(workspace, job, record)
@@ -68,33 +80,47 @@ def prepare(config: Config, shards: Path) -> Job:
     manifests = read_all(shards, config.data.sets)
     require(manifests, "train", 1)
     for manifest in manifests:
-        entry = (
-            next(s for shard in manifest.shards("train") for s in shard["samples"])
-            if manifest.shards("train")
-            else None
-        )
-        if entry is not None and "masks.npy" not in entry["members"]:
+        samples = [s for shard in manifest.shards("train") for s in shard["samples"]]
+        if samples and not any("masks.npy" in s["members"] for s in samples):
             others = [m.set for m in manifests if m is not manifest]
             hint = f"; choose others with data.sets={others}".replace("'", "") if others else ""
             raise InputError(f"set {manifest.set} has no masks, which {config.model.name} learns from{hint}")
-    # Making the loader is its own check: intensity rule, clip length, batch against key frames.
-    loader_for(config, shards, "train", manifests, batch_size=config.train.batch)
+    # Making a loader is its own check: intensity rule, clip length, batch against key frames.
+    loaders = [loader_for(config, shards, "train", manifests, batch_size=config.train.batch)]
+    if sum(m.count("val", "labelled") for m in manifests):
+        loaders.append(loader_for(config, shards, "val", manifests, batch_size=1))
+    for loader in loaders:
+        if not loader.masks:
+            raise InputError(
+                f"the split {loader.split!r} of {', '.join(m.set for m in manifests)} has frames without masks, which "
+                f"{config.model.name} learns from; choose sets with data.sets=[...]"
+            )
     return Job(config, shards, manifests, identity(config, manifests))
 
 
 def check_batch(job: Job, workers: int) -> None:
-    """`InputError` where the global batch cannot be shared out."""
+    """`InputError` where the global batch, or the validation, cannot be shared out."""
     batch = job.config.train.batch
+    frames = sum(m.count("val", "labelled") for m in job.manifests)
+    if 0 < frames < workers:
+        raise InputError(f"{workers} workers for {frames} key frames of the split 'val'; ask for fewer with --workers")
     if batch % workers:
         raise InputError(f"train.batch={batch} does not divide by {workers} workers; change it, or choose --workers")
 
 
 def execute(workspace: Workspace, job: Job, workers: int | None = None) -> dict[str, Any]:
-    """Train, or resume, or take the finished run's record (`run.json`)."""
+    """Train, or resume, or take the finished run's record (`run.json`). A second call of the same run waits for the first."""
+    workspace.runs.mkdir(parents=True, exist_ok=True)
+    with FileLock(workspace.runs / f".{job.name}.lock"):
+        return _execute(workspace, job, workers)
+
+
+def _execute(workspace: Workspace, job: Job, workers: int | None) -> dict[str, Any]:
     from irstd.cluster import plan as planning
     from irstd.registry import lineage, tracking
     from irstd.training.loop import describe
 
+    workers = workers or workspace.settings["resources"]["workers"]
     folder = workspace.runs / job.name
     record = finished(folder)
     if record is not None and record.get("mlflow_run"):
@@ -201,6 +227,10 @@ def publish(workspace: Workspace, job: Job, record: dict[str, Any], folder: Path
         version = models.version_of(workspace, name, job.name)
         if version is not None:
             say(f"registry: {name} version {version} is this run's")
+            # Set already, unless the run was killed between registering and this; a newer challenger stays.
+            challenger = models.aliased(workspace, name, "challenger")
+            if challenger is None or int(challenger.version) < int(version):
+                models.set_alias(workspace, name, "challenger", version)
         else:
             package = Package.read(folder)
             tags = lineage.tags(record["lineage"]) | {

@@ -29,6 +29,9 @@ def new_workspace(folder: Path) -> Path:
             shutil.copytree(source, folder / part)
         else:
             shutil.copy(source, folder / part)
+    # The stages depend on the code beside them; here it is the installed one.
+    stages = (folder / "dvc.yaml").read_text().splitlines()
+    (folder / "dvc.yaml").write_text("\n".join(line for line in stages if "- irstd/" not in line) + "\n")
     (folder / ".gitignore").write_text("/.irstd/\n/data\n/shards/\n")
     (folder / "data.dvc").touch()
     git(folder, "init", "--quiet")
