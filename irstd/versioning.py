@@ -16,7 +16,8 @@ from pathlib import Path
 import yaml
 from filelock import FileLock
 
-from irstd.errors import InputError, WorkError
+from irstd.errors import InputError, WorkError, nearest
+from irstd.files import write_atomic
 from irstd.workspace import Workspace
 
 Show = Callable[[str], None]
@@ -94,16 +95,40 @@ def fetch_data(workspace: Workspace, show: Show = print) -> bool:
     return True
 
 
+@contextmanager
+def changing_data(workspace: Workspace, what: str) -> Iterator[list[str]]:
+    """Around what changes data/ and the `add_data` that follows. The caller holds the lock.
+
+    A note under the workspace's home lasts until both are done: killed in between, data/ is newer than `data.dvc`, which
+    nothing else tells. Gives the notes of earlier calls that did not come to their end. Where the body raises
+    `InputError` it has changed nothing, and the notes are as before.
+    """
+    path = workspace.home / "data.pending"
+    before = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    write_atomic(path, "\n".join([*before, what]) + "\n")
+    try:
+        yield before
+    except InputError:
+        if before:
+            write_atomic(path, "\n".join(before) + "\n")
+        else:
+            path.unlink()
+        raise
+    path.unlink()
+
+
 def add_data(workspace: Workspace) -> str:
     """Record data/ as it is in `data.dvc` (`dvc add`); the new version's hash. The caller holds the lock."""
+    path = workspace.root / "data.dvc"
     if data_md5(workspace.root) is None:
-        (workspace.root / "data.dvc").unlink(missing_ok=True)
+        # DVC refuses an empty file; without any, a kill would leave a folder that is no workspace.
+        write_atomic(path, "outs:\n- path: data\n")
     try:
         dvc(workspace, "add", "--quiet", "data")
     finally:
         # Even after a failure this folder stays a workspace.
-        if not (workspace.root / "data.dvc").exists():
-            (workspace.root / "data.dvc").touch()
+        if data_md5(workspace.root) is None:
+            write_atomic(path, "")
     found = data_md5(workspace.root)
     assert found is not None
     _held(workspace).write_text(found)
@@ -130,13 +155,23 @@ def reproduce(workspace: Workspace, stage: str, show: Show) -> bool:
     return ran
 
 
-def push(workspace: Workspace, remote: str) -> None:
-    """`dvc push` to a remote that the user named; never to the sample's."""
-    if remote == "sample":
+def check_remote(workspace: Workspace, remote: str) -> None:
+    """`InputError` for a remote that cannot be pushed to: the sample's, or one that DVC does not know."""
+    if remote.lower() == "sample":  # DVC's names have no case
         raise InputError(
             "the remote 'sample' lies in the repository and holds the sample alone; name one of your own "
             "(dvc remote add NAME URL)"
         )
+    known = [line.split()[0] for line in dvc(workspace, "remote", "list").splitlines() if line.strip()]
+    if remote.lower() not in known:
+        own = [name for name in known if name != "sample"]
+        there = f"; there are: {', '.join(own)}" if own else ""
+        raise InputError(f"--push {remote}: no such remote{nearest(remote, own)}{there} (dvc remote add {remote} URL)")
+
+
+def push(workspace: Workspace, remote: str) -> None:
+    """`dvc push` to a remote that the user named; never to the sample's."""
+    check_remote(workspace, remote)
     dvc(workspace, "push", "--quiet", "-r", remote, "data.dvc")
 
 

@@ -30,6 +30,8 @@ FIELD_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 FIELD_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 NOISE = 2.5  # counts
 DRIFT = 32  # pixels of background beyond the frame, over which it moves
+# By blocks too, since fewer than three sequences are given to no split.
+EVERYTHING = SplitConfig(by="block", train=1, val=0, gate=0, test=0)
 
 
 @dataclass(frozen=True)
@@ -89,15 +91,13 @@ def write_data(scenes: Scenes, folder: Path) -> Path:
             entries.append(FrameTargets(t, True, boxes, None, points, rle.encode(mask_HW)))
         text = Annotations(entries, masks=True).to_json()
         (source / f"scene-{number}.annotations.json").write_text(text, encoding="utf-8")
-    ingest(source, "bench", folder / "data", folder / "staging", format="native")
+    ingest(source, "bench", folder / "data", folder / "staging", format="native", shares=EVERYTHING)
     return folder / "data"
 
 
 def write_shards(scenes: Scenes, folder: Path) -> Path:
     """Shards of `scenes`, all of it in the split train; returns the folder `shards`."""
-    # By blocks, since groups would want three sequences and give some of them to other splits.
-    everything = SplitConfig(by="block", train=1, val=0, gate=0, test=0)
-    shards.build(write_data(scenes, folder), folder / "shards", ShardConfig(split=everything))
+    shards.build(write_data(scenes, folder), folder / "shards", ShardConfig(split=EVERYTHING))
     return folder / "shards"
 
 

@@ -128,14 +128,11 @@ def _data(workspace: Workspace) -> Iterator[Finding]:
 
 
 def _broken(item: sequence.Sequence) -> str | None:
-    if len(item.source) == 1:
-        path: Path = item.folder / item.source[0]
-        if not path.is_file():
-            return f"{item.source[0]} is missing; dvc checkout data.dvc"
-        if sha256_file(path) != item.source_sha256:
-            return f"{item.source[0]} is altered (sha256); dvc checkout data.dvc"
-    elif not all((item.folder / s).is_file() for s in item.source):
-        return "frames are missing; dvc checkout data.dvc"
+    for file in item.source:
+        if not (item.folder / file).is_file():
+            return f"{file} is missing; dvc checkout data.dvc"
+    if item.recompute_sha256() != item.source_sha256:
+        return f"{item.recording.name} is altered (sha256); dvc checkout data.dvc"
     try:
         item.annotations()
     except IrstdError as error:

@@ -11,6 +11,7 @@ from irstd import versioning
 from irstd.commands.show import result, say, size
 from irstd.config import load
 from irstd.data import ingest as ingestion
+from irstd.data.staging import sweep
 from irstd.errors import InputError
 from irstd.workspace import Workspace
 
@@ -28,13 +29,12 @@ def run(
     remove: str | None,
     push: str | None,
 ) -> None:
-    """Nothing of data/ changes unless the whole source is good."""
+    """Nothing of data/ changes unless the whole source is good, and the remote to push to."""
+    if push:
+        versioning.check_remote(workspace, push)
     if remove is not None:
-        versioning.fetch_data(workspace, say)
-        with versioning.lock(workspace):
-            ingestion.remove(workspace.data, *_pair(remove))
-            version = versioning.add_data(workspace)
-        say(f"removed {remove}; data.dvc is now {version.removesuffix('.dir')[:12]}")
+        _remove(workspace, remove)
+        _push(workspace, push)
         return
     if source is None or name is None:
         raise InputError("write irstd ingest SOURCE --name NAME (or --remove SET/SEQUENCE)")
@@ -42,7 +42,7 @@ def run(
     (workspace.home / "staging").mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix="ingest-", dir=workspace.home / "staging"))
     try:
-        with versioning.lock(workspace):
+        with versioning.lock(workspace), versioning.changing_data(workspace, f"ingest {name}") as begun:
             report = ingestion.ingest(
                 source,
                 name,
@@ -59,8 +59,9 @@ def run(
             )
             for message in report.messages:
                 say(f"ingest {name}: {message}")
-            changed = bool(report.added or report.updated) or versioning.data_md5(workspace.root) is None
-            version = versioning.add_data(workspace) if changed else versioning.data_md5(workspace.root)
+            before = versioning.data_md5(workspace.root)
+            changed = bool(report.added or report.updated or report.splits_changed or begun) or before is None
+            version = versioning.add_data(workspace) if changed else before
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     say(
@@ -68,10 +69,28 @@ def run(
         f"{len(report.unchanged)} unchanged, {len(report.unlabelled)} without labels"
     )
     say(f"data.dvc: {(version or '').removesuffix('.dir')[:12]}" + ("" if changed else " (nothing has changed)"))
-    if push:
-        versioning.push(workspace, push)
-        say(f"pushed to {push}")
+    _push(workspace, push)
     result(set=name, data=version, added=len(report.added), updated=len(report.updated))
+
+
+def _remove(workspace: Workspace, what: str) -> None:
+    pair, note = _pair(what), f"remove {what}"
+    versioning.fetch_data(workspace, say)
+    with versioning.lock(workspace), versioning.changing_data(workspace, note) as begun:
+        try:
+            ingestion.remove(workspace.data, *pair)
+        except InputError:
+            if note not in begun:
+                raise
+            sweep(workspace.data)  # it is gone already, by a call that was killed before data.dvc said so
+        version = versioning.add_data(workspace)
+    say(f"removed {what}; data.dvc is now {version.removesuffix('.dir')[:12]}")
+
+
+def _push(workspace: Workspace, remote: str | None) -> None:
+    if remote:
+        versioning.push(workspace, remote)
+        say(f"pushed to {remote}")
 
 
 def _pair(text: str) -> tuple[str, str]:

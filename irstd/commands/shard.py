@@ -6,6 +6,7 @@ from pathlib import Path
 
 from irstd import config, versioning
 from irstd.commands.show import result, say
+from irstd.data import sequence
 from irstd.data import shards as building
 from irstd.data.manifest import read_all
 from irstd.errors import InputError
@@ -40,6 +41,9 @@ def ensure(workspace: Workspace, quiet: bool = True) -> bool:
     found = read_all(workspace.shards)
     if not ran:
         say("shards: nothing has changed, kept as they are")
+        # The build that left them out said why; it does not run again.
+        for name in sorted({*sequence.sets(workspace.data)} - {manifest.set for manifest in found}):
+            say(f"warning: shards: set {name} left out: it cannot be split (see shard.split.by=block in params.yaml)")
     if not quiet or ran:
         for manifest in found:
             counts = ", ".join(

@@ -19,7 +19,7 @@ from irstd.data import sequence, splits
 from irstd.data.importers import AUTO, Candidate, Found, choose, scan
 from irstd.data.importers.base import some
 from irstd.data.sequence import Sequence, slug
-from irstd.data.staging import Progress, commit, source_sha256, stage_all, work_folder
+from irstd.data.staging import Progress, commit, source_sha256, stage_all, sweep, work_folder
 from irstd.errors import InputError, nearest
 
 
@@ -32,6 +32,7 @@ class IngestReport:
     updated: list[str] = field(default_factory=list)
     unlabelled: list[str] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
+    splits_changed: bool = False
 
 
 def ingest(
@@ -88,7 +89,8 @@ def ingest(
     with work_folder(staging) as work:
         fresh = stage_all(todo, listing.root, work, set_name, there, progress)
         given = _assign(data / set_name, found, candidates, there | fresh, bool(there), shares or SplitConfig())
-        commit(fresh, work, data / set_name, given)
+        sweep(data)
+        report.splits_changed = commit(fresh, work, data / set_name, given)
     report.unlabelled = [name for name in candidates if not (there | fresh)[name].labelled]
     report.messages += _remarks(report, [(there | fresh)[name] for name in candidates])
     return report
@@ -102,6 +104,7 @@ def remove(data: Path, set: str, name: str) -> None:
     names = [each.name for each in sequence.sequences(data, set)]
     if name not in names:
         raise InputError(f"no sequence {name!r} in the set {set}{nearest(name, names)}; see `irstd list data`")
+    sweep(data)
     gone = data / set if names == [name] else data / set / name
     aside = gone.with_name(f".{gone.name}.removed")
     os.rename(gone, aside)
@@ -167,6 +170,10 @@ def _change(old: Sequence, candidate: Candidate, root: Path) -> str | None:
     digest = None
     if candidate.annotate:
         digest = candidate.annotate(old.frames, old.height, old.width).digest()
+    try:
+        old.check_annotations()
+    except InputError:  # edited where they lie: the source's take their place, as any other change
+        return "labels"
     if digest != old.annotations_sha256:
         return "labels"
     for said in ("bit_depth", "fps", "licence"):

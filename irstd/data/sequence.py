@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import unicodedata
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from irstd.data.annotations import Annotations
 from irstd.data.counts import Intensity, intensity_of
 from irstd.errors import InputError, WorkError, nearest
-from irstd.files import read_json
+from irstd.files import canonical_json, read_json, sha256_file, sha256_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,14 +96,43 @@ class Sequence:
     def annotations(self) -> Annotations:
         """The targets; where the sequence has no annotations, every frame is unlabelled."""
         if self.annotations_sha256 is None:
+            self.check_annotations()
             return Annotations.build({}, self.frames, self.name, others_labelled=False)
-        path = self.folder / ANNOTATIONS_FILE
+        where = f"{self.set}/{self.name}/{ANNOTATIONS_FILE}"
+        text = self._checked_annotations().decode()
+        return Annotations.from_json(text, where).validate(self.frames, self.height, self.width, where)
+
+    def check_annotations(self) -> None:
+        """`InputError` where the label file is not the one that was ingested.
+
+        Everything downstream is named by the recorded hash: labels edited in place would change results under an old name.
+        """
+        if self.annotations_sha256 is not None:
+            self._checked_annotations()
+        elif (self.folder / ANNOTATIONS_FILE).exists():
+            raise InputError(
+                f"{self.set}/{self.name}/{ANNOTATIONS_FILE}: was put there by hand: the sequence was ingested without "
+                "labels; ingest them with the recording and --update, or dvc checkout data.dvc"
+            )
+
+    def _checked_annotations(self) -> bytes:
         where = f"{self.set}/{self.name}/{ANNOTATIONS_FILE}"
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            content = (self.folder / ANNOTATIONS_FILE).read_bytes()
+        except OSError as error:
             raise InputError(f"{where}: not readable ({error}): restore it, or ingest the sequence again") from None
-        return Annotations.from_json(text, where).validate(self.frames, self.height, self.width, where)
+        if hashlib.sha256(content).hexdigest() != self.annotations_sha256:
+            raise InputError(
+                f"{where}: is altered (sha256): edit the labels in their source and ingest it again with --update, or "
+                "dvc checkout data.dvc"
+            )
+        return content
+
+    def recompute_sha256(self) -> str:
+        """What `source_sha256` is by the files that lie here now. `OSError` where one is missing."""
+        hashes = [sha256_file(self.folder / file) for file in self.source]
+        folder = len(PurePath(self.source[0]).parts) > 1
+        return joined_sha256([PurePath(file).name for file in self.source] if folder else None, hashes)
 
     def as_json(self) -> dict[str, Any]:
         """The content of `sequence.json`."""
@@ -112,6 +142,13 @@ class Sequence:
 
     def to_json(self) -> str:
         return json.dumps(self.as_json(), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def joined_sha256(names: list[str] | None, hashes: list[str]) -> str:
+    """`source_sha256` by its definition: the one file's hash, or for a folder of frames that of its names and hashes."""
+    if names is None:
+        return hashes[0]
+    return sha256_text(canonical_json([list(each) for each in zip(names, hashes, strict=True)]))
 
 
 def load(folder: Path) -> Sequence:
@@ -136,7 +173,12 @@ def sets(data: Path) -> list[str]:
     """Names of the sets in the folder `data`, sorted; [] where the folder is missing."""
     if not data.is_dir():
         return []
-    return sorted(folder.name for folder in data.iterdir() if folder.is_dir() and _folders(folder))
+    # Names with a dot first are being removed.
+    return sorted(
+        folder.name
+        for folder in data.iterdir()
+        if folder.is_dir() and not folder.name.startswith(".") and _folders(folder)
+    )
 
 
 def sequences(data: Path, set: str) -> list[Sequence]:

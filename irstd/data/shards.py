@@ -10,7 +10,9 @@ taken over by the next one.
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from filelock import FileLock
 from irstd.config import ShardConfig
 from irstd.data import intensity, sequence, splits
 from irstd.data.gradient import GradientSpec
-from irstd.data.manifest import SCHEMA, SPLITS, digest, write_index
+from irstd.data.manifest import SCHEMA, SPLITS, Manifest, digest, write_index
 from irstd.data.shard_plan import Chunk, Stretch, tars
 from irstd.data.shard_writer import write_tar
 from irstd.errors import InputError, WorkError
@@ -28,6 +30,16 @@ from irstd.files import read_json, write_json
 
 Progress = Callable[[str, int, int], None]
 Job = tuple[Path, Path, list[Chunk], dict | None, dict]
+# What a build leaves in its hidden folders; one that holds anything else is not ours to remove.
+_PARTS = (".tar", ".part", ".new", ".kept", ".json")
+
+
+class _CannotSplitError(InputError):
+    """A set that has no train, val and test: left out where other sets have."""
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def build(
@@ -36,57 +48,116 @@ def build(
     config: ShardConfig,
     map: Callable[[Callable[[Job], Any], Iterable[Job]], Iterable[Any]] = map,
     progress: Progress | None = None,
+    warn: Callable[[str], None] = _warn,
 ) -> dict[str, str]:
     """Shard every set of `data` into `out`/<set>/. Returns {set: digest}.
 
     `map` runs the jobs, one a tar, wherever it likes; the bytes do not depend on it. Sets that are gone from `data` leave
-    `out`. Raises `InputError` where there is nothing to shard or a set has too few groups to be split.
+    `out`. A set that cannot be split is left out, and `warn` is told: one odd set does not stop the others. Raises
+    `InputError` where no set can be sharded, or where `out` holds something else than shards.
     """
     names = sequence.sets(data)
     if not names:
         raise InputError(f"{data}: no data to shard; ingest recordings first (irstd ingest SOURCE --name NAME)")
-    plans = {name: _plan(data, name, config) for name in names}
+    plans: dict[str, dict[str, list[Stretch]]] = {}
+    left: dict[str, str] = {}
+    for name in names:
+        try:
+            plans[name] = _plan(data, name, config)
+        except _CannotSplitError as error:
+            left[name] = str(error)
+    if not plans:
+        raise InputError("; ".join(f"set {name}: {reason}" for name, reason in left.items()))
+    _check_place(out, plans)
+    for name, reason in left.items():
+        warn(f"shards: set {name} left out: {reason}")
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".lock"):
         try:
-            found = {name: _build_set(out, name, plans[name], config, map, progress) for name in names}
+            found = {name: _build_set(out, name, plan, config, map, progress) for name, plan in plans.items()}
         except OSError as error:
             raise WorkError(
                 f"{out}: cannot write shards: {error.strerror or error}; what was there is unchanged"
             ) from error
-        for folder in out.iterdir():
-            if folder.is_dir() and _set_of(folder.name) not in {*names, None}:
+        listed = _listed(out) or set()
+        for folder in [*out.iterdir()]:
+            name = _hidden_of(folder) or (folder.name if folder.name in listed else None)
+            if name and name not in plans and folder.is_dir() and not folder.is_symlink():
                 shutil.rmtree(folder)
         write_index(out)
     return found
 
 
-def _set_of(folder: str) -> str | None:
-    """The set that a folder of shards belongs to, a killed build's hidden ones too; None for what is not ours."""
-    if not folder.startswith("."):
-        return folder
-    name, _, ending = folder[1:].rpartition(".")
-    return name if ending in ("building", "old") else None
+def _check_place(out: Path, names: Iterable[str]) -> None:
+    """`InputError` where `out` is somebody else's folder: a build removes what it takes for shards of former sets."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise InputError(f"{out}: is no folder; name an empty or a new one for the shards")
+    listed = _listed(out)
+    if listed is None:
+        for path in sorted(out.iterdir()):
+            # Of a first build that was killed before it wrote the index.
+            begun = path.name == ".lock" or path.name.startswith(".manifest.json.") or _hidden_of(path)
+            if not begun and not _is_set(path):
+                raise InputError(
+                    f"{out}: holds {path.name} and no index of shards; name an empty or a new folder for the shards"
+                )
+    for name in names:
+        if (out / name).exists() and name not in (listed or ()) and not _is_set(out / name):
+            raise InputError(f"{out / name}: is there and holds no shards; move it away, or name another folder")
+
+
+def _listed(out: Path) -> set[str] | None:
+    """The sets by the index of `out`; None where it has no index of ours."""
+    try:
+        index = read_json(out / "manifest.json")
+        return {*index["sets"]} if index["schema"] == SCHEMA and isinstance(index["sets"], dict) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_set(folder: Path) -> bool:
+    try:
+        return Manifest.read(folder).set == folder.name
+    except (InputError, OSError, KeyError):
+        return False
+
+
+def _hidden_of(folder: Path) -> str | None:
+    """The set whose build left this hidden folder; None for what is not ours."""
+    match = re.fullmatch(r"\.([a-z0-9_-]+)\.(?:building|old)", folder.name)
+    if not match or not folder.is_dir():
+        return None
+    ours = all(path.suffix in _PARTS or path.name.startswith(".") for path in folder.iterdir())
+    return match[1] if ours else None
 
 
 def _plan(data: Path, name: str, config: ShardConfig) -> dict[str, list[Stretch]]:
-    """The stretches of each split, sorted by name; refuses a set that cannot be split."""
+    """The stretches of each split, sorted by name; `_CannotSplitError` for a set that cannot be split.
+
+    A group that was given to a split once stays there: blocks cut only what has none.
+    """
     found: dict[str, list[Stretch]] = {split: [] for split in SPLITS}
     given = splits.read(data / name)
     missing: set[str] = set()
     for item in sequence.sequences(data, name):
-        if config.split.by == "block" and item.labelled_frames:
-            for split, start, stop in splits.blocks(item.frames, config.split, config.frames):
-                found[split].append(Stretch(item, split, start, stop))
-            continue
+        item.check_annotations()  # tars are kept by the recorded hash: it must be the true one
         split = splits.split_of(item, given)
-        if split is None:
+        if split is None and config.split.by == "block":
+            try:
+                blocks = splits.blocks(item.frames, config.split, config.frames)
+            except InputError as error:
+                raise _CannotSplitError(f"sequence {item.name}: {error} (shard.split.by=block)") from None
+            for each, start, stop in blocks:
+                found[each].append(Stretch(item, each, start, stop))
+        elif split is None:
             missing.add(item.group)
         elif split in found:
             found[split].append(Stretch(item, split, 0, item.frames))
     if missing:
-        raise InputError(
-            f"set {name}: {len(missing)} labelled group(s), at least 3 are needed for train, val and test; ingest more "
+        raise _CannotSplitError(
+            f"{len(missing)} labelled group(s), at least 3 are needed for train, val and test; ingest more "
             "recordings, or cut contiguous stretches with shard.split.by=block in params.yaml"
         )
     return found
@@ -204,7 +275,7 @@ def _manifest(
         "gradient": gradient,
         "frames": config.frames,
         "chunk": config.chunk,
-        "split_by": config.split.by,
+        "split_by": "block" if any("[" in s.label for stretches in plan.values() for s in stretches) else "group",
         "splits": {split: [stretch.label for stretch in plan[split]] for split in SPLITS},
         "sequences": {
             key: {
@@ -216,6 +287,7 @@ def _manifest(
                 "licence": s.licence,
                 "intensity": dict(s.intensity),
                 "source_sha256": s.source_sha256,
+                "annotations_sha256": s.annotations_sha256,
             }
             for key, s in sorted(used.items())
         },
@@ -228,8 +300,6 @@ def _manifest(
 
 def main() -> int:
     """The stage's command: build the workspace's shards, with one line for each error."""
-    import sys
-
     from irstd import config as configuration
     from irstd.errors import IrstdError
     from irstd.workspace import Workspace

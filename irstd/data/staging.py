@@ -21,10 +21,10 @@ import numpy as np
 from irstd.data import splits
 from irstd.data.counts import CountHistogram, Intensity
 from irstd.data.importers import Candidate
-from irstd.data.sequence import ANNOTATIONS_FILE, FRAMES_FOLDER, SEQUENCE_FILE, Sequence
+from irstd.data.sequence import ANNOTATIONS_FILE, FRAMES_FOLDER, SEQUENCE_FILE, Sequence, joined_sha256
 from irstd.data.video import open_recording
 from irstd.errors import InputError
-from irstd.files import canonical_json, sha256_file, sha256_text, write_json
+from irstd.files import sha256_file, sha256_text, write_json
 
 # Called with (bytes done, bytes in all, name of the sequence that was finished).
 Progress = Callable[[int, int, str], None]
@@ -126,10 +126,7 @@ def source_sha256(candidate: Candidate, root: Path) -> str:
 
 
 def _joined(candidate: Candidate, hashes: list[str]) -> str:
-    """The file's hash; for a folder of frames that of the list of names and hashes."""
-    if candidate.folder is None:
-        return hashes[0]
-    return sha256_text(canonical_json([[file.name, each] for file, each in zip(candidate.files, hashes, strict=True)]))
+    return joined_sha256([file.name for file in candidate.files] if candidate.folder else None, hashes)
 
 
 def _measure(frames: Iterator[np.ndarray]) -> tuple[int, Intensity]:
@@ -156,8 +153,11 @@ def _measure(frames: Iterator[np.ndarray]) -> tuple[int, Intensity]:
     return count, histogram.intensity()
 
 
-def commit(fresh: dict[str, Sequence], work: Path, folder: Path, given: dict[str, Any]) -> None:
-    """Rename what was staged into `folder` and write the splits; on an error everything goes back."""
+def commit(fresh: dict[str, Sequence], work: Path, folder: Path, given: dict[str, Any]) -> bool:
+    """Rename what was staged into `folder` and write the splits; on an error everything goes back.
+
+    Returns whether the splits are others than before.
+    """
     for name in fresh:
         if (folder / name).exists() and not (folder / name / SEQUENCE_FILE).exists():
             raise InputError(f"{folder / name}: is there and is no sequence: move it out of data/")
@@ -171,7 +171,8 @@ def commit(fresh: dict[str, Sequence], work: Path, folder: Path, given: dict[str
                 undo.append((work / "old" / name, folder / name))
             _move(work / "new" / name, folder / name)
             undo.append((folder / name, work / "new" / name))
-        if not (folder / splits.FILE).exists() or splits.read(folder) != given:
+        other = not (folder / splits.FILE).exists() or splits.read(folder) != given
+        if other:
             write_json(folder / splits.FILE, given)
     except BaseException:
         for here, back in reversed(undo):
@@ -179,6 +180,16 @@ def commit(fresh: dict[str, Sequence], work: Path, folder: Path, given: dict[str
         if new:
             shutil.rmtree(folder, ignore_errors=True)
         raise
+    return other
+
+
+def sweep(data: Path) -> None:
+    """Take away what killed calls left half moved in `data`; it would be versioned with the rest."""
+    for pattern in (".*.removed", "*/.*.removed", "*/.*.new"):
+        for left in data.glob(pattern):
+            shutil.rmtree(left)
+    for left in data.glob(f"*/.{splits.FILE}.*"):
+        left.unlink()
 
 
 def _move(source: Path, target: Path) -> None:

@@ -121,7 +121,7 @@ def _shards(folder: Path, digest: str) -> str | None:
 
 
 def _recordings(workspace: Workspace, name: str) -> str | None:
-    """Whether the recordings behind the shards are there and unchanged."""
+    """Whether the recordings and labels behind the shards are there and unchanged."""
     try:
         manifest = Manifest.read(workspace.shards / name)
         present = {s.name: s for s in sequence.sequences(workspace.data, name)}
@@ -131,8 +131,19 @@ def _recordings(workspace: Workspace, name: str) -> str | None:
         if key not in present:
             return f"{key} is gone from data/"
         source = present[key]
-        if source.source_sha256 != recorded["source_sha256"]:
-            return f"{key}: " + str(_same(source.source_sha256, recorded["source_sha256"]))
-        if len(source.source) == 1 and sha256_file(source.folder / source.source[0]) != source.source_sha256:
-            return f"{key}: {source.source[0]} is altered"
+        try:
+            found = source.recompute_sha256()
+            source.check_annotations()
+        except OSError as error:
+            return f"{key}: {source.recording.name} cannot be read ({error.strerror})"
+        except InputError as error:
+            return str(error)
+        labels = source.annotations_sha256
+        for what, now, then in (
+            ("recording", found, source.source_sha256),
+            ("recording", found, recorded["source_sha256"]),
+            ("labels", str(labels), str(recorded.get("annotations_sha256", labels))),  # older manifests do not say
+        ):
+            if now != then:
+                return f"{key}: {what} {_same(now, then)}"
     return None

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from recordings import frames, shared, tree, write_image, write_video
 
+from irstd.commands import doctor
 from irstd.data import sequence, splits, staging
 from irstd.data.annotations import Annotations, FrameTargets
 from irstd.data.ingest import IngestReport, ingest, remove
@@ -390,6 +391,59 @@ def test_a_recording_that_changed_in_data_is_noticed(tmp_path: Path, run: Callab
         sequence.load(a.folder)
     with pytest.raises(InputError, match=r"no sequence here \(sequence\.json is missing\)"):
         sequence.load(tmp_path)
+
+
+def test_what_lies_in_data_is_compared_with_what_was_ingested(tmp_path: Path, run: Callable[..., IngestReport]) -> None:
+    source = recordings(tmp_path / "source", "a")
+    for name, count in (("seq", 3), ("single", 1)):  # folders of frames
+        for i in range(count):
+            write_image(source / name / f"{i}.png", frames(1, seed=i)[0])
+    run(source)
+    found = {each.name: each for each in sequence.sequences(tmp_path / "data", "s")}
+    for each in found.values():
+        assert each.recompute_sha256() == each.source_sha256 and doctor._broken(each) is None
+    write_image(found["seq"].folder / "frames" / "1.png", frames(1, seed=9)[0])
+    assert found["seq"].recompute_sha256() != found["seq"].source_sha256
+    assert doctor._broken(found["seq"]) == "frames is altered (sha256); dvc checkout data.dvc"
+    (found["single"].folder / "frames" / "0.png").unlink()
+    assert doctor._broken(found["single"]) == "frames/0.png is missing; dvc checkout data.dvc"
+    (found["seq"].folder / "annotations.json").write_text("{}")
+    with pytest.raises(InputError, match=r"^s/seq/annotations\.json: was put there by hand"):
+        found["seq"].annotations()
+
+
+def test_labels_edited_in_data_are_refused_and_update_brings_them_back(
+    tmp_path: Path, run: Callable[..., IngestReport]
+) -> None:
+    source = recordings(tmp_path / "source")
+    run(source)
+    before = tree(tmp_path / "data")
+    a = sequence.load(tmp_path / "data" / "s" / "a")
+    path = a.folder / "annotations.json"
+    path.write_text(path.read_text().replace("[3,4,5,6]", "[4,4,5,6]").replace("3.0", "4.0"))
+    assert tree(tmp_path / "data") != before
+    with pytest.raises(InputError, match=r"^s/a/annotations\.json: is altered \(sha256\): .*--update"):
+        a.annotations()
+    assert "is altered" in str(doctor._broken(a))
+    with pytest.raises(InputError, match=r"^s/a \(labels\): differs"):
+        run(source)
+    assert run(source, update=True).updated == ["a"] and tree(tmp_path / "data") == before
+
+
+def test_what_a_killed_call_left_is_swept(tmp_path: Path, run: Callable[..., IngestReport]) -> None:
+    source = recordings(tmp_path / "source")
+    run(source)
+    before = tree(tmp_path / "data")
+    shutil.copytree(tmp_path / "data" / "s" / "a", tmp_path / "data" / "s" / ".b.removed")
+    shutil.copytree(tmp_path / "data" / "s", tmp_path / "data" / ".s.removed")
+    shutil.copytree(tmp_path / "data" / "s" / "a", tmp_path / "data" / "s" / ".a.new")
+    (tmp_path / "data" / "s" / ".splits.json.x1").touch()
+    assert sequence.sets(tmp_path / "data") == ["s"]
+    assert not run(source).splits_changed
+    assert tree(tmp_path / "data") == before
+    (tmp_path / "data" / "s" / "splits.json").unlink()
+    report = run(source)
+    assert report.splits_changed and not report.added and tree(tmp_path / "data") == before
 
 
 def test_slug() -> None:

@@ -23,6 +23,7 @@ from irstd.data.ingest import ingest
 from irstd.data.loader import ClipLoader
 from irstd.data.manifest import SPLITS, Manifest, read_all
 from irstd.data.windows import Windows
+from irstd.errors import InputError
 from tests.conftest import CONFIG
 
 LATER = "b"  # the sequence that the tests add and take away; of the train split
@@ -270,3 +271,47 @@ def test_a_set_that_is_gone_leaves_the_shards(sample_source, sample_data, tmp_pa
     shards.build(tmp_path / "data", out, CONFIG)
     assert sorted(path.name for path in out.iterdir()) == [".lock", ".mine", "manifest.json", "sample"]
     assert [m.set for m in read_all(out)] == ["sample"] and tree(out / "sample") == kept
+
+
+def test_a_folder_that_is_not_ours_is_refused(sample_data, tmp_path):
+    for name, files in {
+        "files": ["notes.txt"],
+        "folders": ["holiday/photo.jpg"],
+        "index of another": ["manifest.json", "holiday/photo.jpg"],
+        "looks hidden": [".thesis.old/text.tex"],
+    }.items():
+        out = tmp_path / name
+        for file in files:
+            (out / file).parent.mkdir(parents=True, exist_ok=True)
+            (out / file).write_text('{"name": "a web page", "sets": 1}')
+        before = tree(out)
+        with pytest.raises(InputError, match="holds .* and no index of shards; name an empty or a new folder"):
+            shards.build(sample_data, out, CONFIG)
+        assert tree(out) == before
+    with pytest.raises(InputError, match="is no folder"):
+        shards.build(sample_data, tmp_path / "files" / "notes.txt", CONFIG)
+
+
+def test_what_else_lies_beside_shards_stays(sample_data, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".sample.building").mkdir()  # of a first build that was killed
+    (out / ".lock").touch()
+    shards.build(sample_data, out, CONFIG)
+    for file in ("holiday/photo.jpg", ".thesis.old/text.tex"):
+        (out / file).parent.mkdir()
+        (out / file).write_text("mine")
+    before = tree(out)
+    shards.build(sample_data, out, CONFIG)
+    assert tree(out) == before
+    shutil.copytree(sample_data / "sample", tmp_path / "data" / "holiday")
+    with pytest.raises(InputError, match="holiday: is there and holds no shards"):
+        shards.build(tmp_path / "data", out, CONFIG)
+    assert tree(out) == before
+
+
+def test_a_first_build_killed_before_its_index_goes_on(sample_data, tmp_path):
+    digest = shards.build(sample_data, tmp_path / "out", CONFIG)
+    before = tree(tmp_path / "out")
+    (tmp_path / "out" / "manifest.json").unlink()
+    assert shards.build(sample_data, tmp_path / "out", CONFIG) == digest and tree(tmp_path / "out") == before

@@ -22,6 +22,8 @@ from irstd.data.ingest import ingest
 from irstd.data.manifest import SPLITS, Manifest
 from irstd.errors import InputError, WorkError
 from irstd.files import sha256_file
+from irstd.registry import lineage
+from irstd.workspace import Workspace
 from tests.conftest import CONFIG, UNLABELLED, UNLABELLED_FRAME
 
 # The reader of webdataset leaves its tars to the garbage collector.
@@ -207,6 +209,63 @@ def test_too_few_groups_and_no_data_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"set few: 2 labelled group.*shard\.split\.by=block"):
         shards.build(tmp_path / "data", tmp_path / "shards", CONFIG)
     assert not (tmp_path / "shards").exists()
+
+
+def add_set(data: Path, name: str, lengths: dict[str, int]) -> None:
+    """Ingest a set with a labelled video of each length."""
+    source = data.parent / f"source-{name}"
+    for each, count in lengths.items():
+        write_video(source / f"{each}.mkv", frames(count))
+        (source / f"{each}.csv").write_text("frame,x,y,w,h\n0,1,1,2,2\n")
+    ingest(source, name, data, data.parent / "staging")
+
+
+def test_a_set_that_cannot_be_split_is_left_out(sample_data, tmp_path, capsys):
+    shutil.copytree(sample_data, tmp_path / "data")
+    alone = shards.build(tmp_path / "data", tmp_path / "alone", CONFIG)
+    add_set(tmp_path / "data", "odd", {"p": 30, "q": 6})
+    assert shards.build(tmp_path / "data", tmp_path / "shards", CONFIG) == alone
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: shards: set odd left out: 2 labelled group") and "shard.split.by=block" in line
+    assert [*manifest(tmp_path / "shards")["sets"]] == ["sample"]
+
+    # Blocks cut what was given to no split, and leave the other set as it was.
+    blocks = CONFIG.model_copy(update={"split": SplitConfig(by="block")})
+    lines: list[str] = []
+    assert shards.build(tmp_path / "data", tmp_path / "shards", blocks, warn=lines.append) == alone
+    assert len(lines) == 1 and "set odd left out: sequence q: 6 frames are too few" in lines[0]
+    shutil.rmtree(tmp_path / "data" / "odd" / "q")
+    found = shards.build(tmp_path / "data", tmp_path / "shards", blocks, warn=lines.append)
+    assert [*found] == ["odd", "sample"] and found["sample"] == alone["sample"] and len(lines) == 1
+    assert manifest(tmp_path / "shards" / "odd")["split_by"] == "block"
+    assert manifest(tmp_path / "shards" / "sample")["split_by"] == "group"
+
+
+def test_a_short_sequence_is_named(tmp_path):
+    add_set(tmp_path / "data", "odd", {"p": 6})
+    with pytest.raises(InputError, match=r"^set odd: sequence p: 6 frames are too few"):
+        shards.build(tmp_path / "data", tmp_path / "shards", ShardConfig(frames=5, split=SplitConfig(by="block")))
+
+
+def test_altered_labels_are_noticed(sample_data, tmp_path):
+    shutil.copytree(sample_data, tmp_path / "data")
+    shards.build(tmp_path / "data", tmp_path / "shards", CONFIG)
+    workspace = Workspace(tmp_path, tmp_path / ".irstd")
+    assert lineage._recordings(workspace, "sample") is None
+    path = tmp_path / "data" / "sample" / "a" / "annotations.json"
+    before = path.read_text()
+    path.write_text(before.replace('"labelled":true', '"labelled":false', 1))
+    assert path.read_text() != before
+    assert "sample/a/annotations.json: is altered" in str(lineage._recordings(workspace, "sample"))
+    # The tars would be kept: they are named by the recorded hash.
+    with pytest.raises(InputError, match=r"^sample/a/annotations\.json: is altered .*--update"):
+        shards.build(tmp_path / "data", tmp_path / "shards", CONFIG)
+    path.write_text(before)
+    record = path.with_name("sequence.json")
+    other = json.loads(record.read_text()) | {"annotations_sha256": None}
+    path.unlink()
+    record.write_text(json.dumps(other))
+    assert "a: labels is None" in str(lineage._recordings(workspace, "sample"))
 
 
 def test_a_long_name_can_be_read(sample_data, tmp_path):
