@@ -63,6 +63,8 @@ class Space(BaseModel):
             (kind, values), need = next(iter(entry.items())), KINDS[next(iter(entry))]
             if not values or (need and len(values) != need):
                 raise ValueError(f"{path}: {kind} takes {need or 'at least one'} value(s), found {len(values)}")
+            if need:
+                _check_numbers(path, kind, values)
             if need and (values[0] >= values[1] or (kind == "loguniform" and values[0] <= 0)):
                 raise ValueError(f"{path}: {kind} needs low < high" + (" and low > 0" if kind == "loguniform" else ""))
         return value
@@ -74,6 +76,16 @@ class Space(BaseModel):
         return math.prod(counts)
 
 
+def _check_numbers(path: str, kind: str, values: list[Any]) -> None:
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{path}: {kind} takes numbers, found {value!r}")
+        if kind == "int" and value != int(value):
+            raise ValueError(f"{path}: int takes whole numbers, found {value!r}")
+    if kind == "quniform" and values[2] <= 0:
+        raise ValueError(f"{path}: the step of quniform is {values[2]}: it must be greater than 0")
+
+
 def read(name: str, root: Path) -> Space:
     """The space `tune_spaces/<name>.yaml` of the workspace, or the file that `name` is."""
     path = Path(name)
@@ -83,16 +95,20 @@ def read(name: str, root: Path) -> Space:
             known = sorted(p.stem for p in (root / "tune_spaces").glob("*.yaml"))
             raise InputError(f"no search space {name!r}{nearest(name, known)}; there are: {', '.join(known) or 'none'}")
     values = configuration.read_yaml(path)
+    entries = values.get("space") or {}
+    if isinstance(entries, dict):
+        entries = {k: _numbers(v) for k, v in entries.items()}
     try:
-        space = Space.model_validate(
-            {"name": path.stem} | values | {"space": {k: _numbers(v) for k, v in (values.get("space") or {}).items()}}
-        )
+        space = Space.model_validate({"name": path.stem} | values | {"space": entries})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"] if p != "dict")
         raise InputError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
     for key in (*space.space, *space.fixed):
         configuration.check_path(key, str(path))
+        # A fixed registry.name says where the best trial goes; searched over, its trials would be one run.
+        if key.startswith("shard.") or (key.startswith("registry.") and key in space.space):
+            raise InputError(f"{path}: {key} does not decide a trial's result; remove it")
     if space.search == "grid" and space.size == math.inf:
         raise InputError(f"{path}: search: grid needs a choice for every path; use search: random")
     return space
@@ -131,7 +147,7 @@ def _draw(entry: dict[str, list[Any]], random: np.random.Generator) -> Any:
     if kind == "choice":
         return values[int(random.integers(len(values)))]
     if kind == "int":
-        return int(random.integers(values[0], values[1] + 1))
+        return int(random.integers(int(values[0]), int(values[1]) + 1))
     if kind == "loguniform":
         # Six digits: readable, and the same wherever logarithms differ in the last bit.
         return float(f"{math.exp(random.uniform(math.log(values[0]), math.log(values[1]))):.6g}")

@@ -6,7 +6,6 @@ last checkpoint when the same command is given again.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -67,9 +66,7 @@ def fit(
             ),
             run_config=RunConfig(
                 name=name,
-                storage_path=os.path.abspath(workspace.ray_storage)
-                if "://" not in workspace.ray_storage
-                else workspace.ray_storage,
+                storage_path=workspace.ray_storage,
                 # Two: the one before serves where the last is torn.
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
                 failure_config=FailureConfig(max_failures=2),

@@ -7,7 +7,6 @@ by side is the plan's decision, made before anything starts, so a trial never wa
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,8 @@ def search(
     Args:
         configs: for each trial its run's identity, its overrides, and its configuration.
         metric: key of the reports that decides ("val_iou"); `mode` "max" or "min".
-        trackers: for each trial a picklable object with `begin() -> callable(metrics, checkpoint)` and `end(error)`.
+        trackers: for each trial a picklable object with `begin() -> callable(metrics, checkpoint) or None` and
+            `end(error)`.
 
     Returns one outcome a trial, in order: {"run", "overrides", "metrics", "error"}. A trial whose run folder holds a
     finished run is not run again. A trial that fails is in the list with its reason; the search goes on.
@@ -73,9 +73,7 @@ def search(
             tune_config=tune.TuneConfig(metric=metric, mode=mode, max_concurrent_trials=plan.trials),
             run_config=tune.RunConfig(
                 name=name,
-                storage_path=os.path.abspath(workspace.ray_storage)
-                if "://" not in workspace.ray_storage
-                else workspace.ray_storage,
+                storage_path=workspace.ray_storage,
                 # Trials are not retried here: Ray Train restarts workers, Prefect restarts a dead driver.
                 failure_config=tune.FailureConfig(max_failures=0),
                 verbose=0,
@@ -106,7 +104,8 @@ def trial(params: dict[str, Any], jobs: list[dict[str, Any]]) -> None:
     label = f"trial {job['number']}/{job['total']}"
     if done:
         job["say"](f"{label}: {job['run']} was trained before; its result is taken")
-        tune.report(done["metrics"])
+        # Who trained it wrote its own kind of record; the checkpoint says what a trial reports.
+        tune.report(_reported(folder))
         return
     track = job["tracker"].begin() if job["tracker"] else None
     error: str | None = None
@@ -155,7 +154,7 @@ def _one(job: dict[str, Any], folder: Path, label: str, track: Any) -> dict[str,
         device="cuda" if torch.cuda.is_available() and job["plan"].gpus_per_worker else "cpu",
         log=_quiet,
     )
-    return last or dict(read_json(kept / "state.json")["history"][-1])
+    return last or _reported(folder)
 
 
 def _many(job: dict[str, Any], folder: Path, label: str, track: Any) -> dict[str, Any]:
@@ -174,9 +173,13 @@ def _many(job: dict[str, Any], folder: Path, label: str, track: Any) -> dict[str
         show=_quiet,
         callbacks=[TuneReportCallback()],
     )
+    return _reported(folder)
+
+
+def _reported(folder: Path) -> dict[str, Any]:
+    """A trained run's last report."""
     state = read_json(folder / "checkpoint" / "state.json")
-    metrics = state["history"][-1] | {f"best_{k}": v for k, v in state["best"].items() if k.startswith("val_")}
-    return dict(metrics)
+    return state["history"][-1] | {f"best_{k}": v for k, v in state["best"].items() if k.startswith("val_")}
 
 
 def finished(folder: Path) -> dict[str, Any] | None:

@@ -21,6 +21,9 @@ def run(workspace: Workspace, video: Path, uri: str, out: Path, bit_depth: int |
 
     if not video.exists():
         raise InputError(f"{video}: no such file or folder")
+    there = next((p for p in (out, *out.parents) if p.exists()), None)
+    if there is not None and not there.is_dir():
+        raise InputError(f"--out {out}: {there} is a file; name a folder")
     with tracking.answering(workspace):
         package = models.package(workspace, uri)
     recording = open_recording(video, bit_depth)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from irstd import config as configuration
 from irstd.commands.show import result, say, scored, table
 from irstd.errors import InputError
@@ -21,7 +23,10 @@ def run(
 ) -> None:
     from irstd.registry import models, tracking
 
-    package = models.package(workspace, uri)
+    if out is not None and out.is_dir():
+        raise InputError(f"--out {out}: is a folder; name a file")
+    with tracking.answering(workspace):
+        package = models.package(workspace, uri)
     changed = configuration.parse_overrides(overrides)
     for key in changed:
         if key != "data.sets":
@@ -31,19 +36,26 @@ def run(
     show(found)
     if out is not None:
         write_json(out, found)
-    run_id = package.content["lineage"].get("mlflow_run")
-    if run_id and found["protocols"]:
-        client = tracking.client(workspace)
-        with tracking.answering(workspace):
-            values = {
-                f"{split}_{row['protocol']}_{k}": row[k]
-                for row in found["protocols"]
-                for k in ("iou", "niou", "pd", "fa")
-                if row[k] is not None
-            }
-            tracking.log_values(client, run_id, values)
-            tracking.log_text(workspace, run_id, configuration_json(found), f"evaluation-{split}.json")
+    log(workspace, package.content["lineage"].get("mlflow_run"), split, found)
     result(model=uri, split=split, **{k: found["protocols"][0][k] for k in ("iou", "pd", "fa")})
+
+
+def log(workspace: Workspace, run_id: str | None, split: str, found: dict[str, Any]) -> None:
+    """Write the numbers to the model's run, where this store has it: a package may come from elsewhere."""
+    from irstd.registry import tracking
+
+    with tracking.answering(workspace):
+        if not run_id or not tracking.known(workspace, run_id):
+            say(f"the model's run is not in MLflow at {workspace.mlflow_uri}; its numbers are not logged there")
+            return
+        values = {
+            f"{split}_{row['protocol']}_{k}": row[k]
+            for row in found["protocols"]
+            for k in ("iou", "niou", "pd", "fa")
+            if row[k] is not None
+        }
+        tracking.log_values(tracking.client(workspace), run_id, values)
+        tracking.log_text(workspace, run_id, configuration_json(found), f"evaluation-{split}.json")
 
 
 def configuration_json(value: Any) -> str:
@@ -75,12 +87,14 @@ def score(package: Package, shards: Path, split: str, sets: list[str]) -> dict[s
         raise InputError(f"the split {split!r} of {', '.join(sets)} has no masks to score a segmentation against")
     model = package.model()
     metrics = [SegmentationMetrics(name, model.threshold, grid) for name, grid in PROTOCOLS]
-    masks, frames = [], []
+    # What the baselines need of all frames at once, as small as it can be: counts as they are recorded, masks of bool.
+    masks: list[np.ndarray] = []
+    frames: list[np.ndarray] = []
     for number, batch in enumerate(loader, 1):
         h, w = batch["size"][0]
-        mask_HW = batch["masks"][0, :h, :w]
+        mask_HW = batch["masks"][0, :h, :w] != 0
         masks.append(mask_HW)
-        frames.append(batch["frames"][0, -1, :h, :w])
+        frames.append(batch["frames"][0, -1, :h, :w].copy())
         found = model.predict(batch)[0]
         for metric in metrics:
             metric.update(found.probability_HW, mask_HW, group=batch["key"][0][0])
@@ -92,7 +106,10 @@ def score(package: Package, shards: Path, split: str, sets: list[str]) -> dict[s
             row["pd"] = None
     baselines = []
     for name, operator in CLASSICAL.items():
-        point = pd_at_fa([operator(f) for f in frames], masks, rows[0]["fa"])
+        # Four bytes a pixel of every frame: gone before the next method's are made.
+        responses = [operator(frame_HW) for frame_HW in frames]
+        point = pd_at_fa(responses, masks, rows[0]["fa"])
+        del responses
         baselines.append({"method": name, "pd": point.pd, "fa": point.fa, "threshold": float(point.threshold)})
     return {
         "split": split,

@@ -22,7 +22,11 @@ def run(
     register: bool,
     shards: Path | None,
 ) -> None:
-    found = search(workspace, space, configuration.parse_overrides(overrides), workers, parallel, shards)
+    changed = configuration.parse_overrides(overrides)
+    for key in changed:
+        if key.startswith("shard."):
+            raise InputError(f"{key}: shards are built before a run; change it in params.yaml and run irstd shard")
+    found = search(workspace, space, changed, workers, parallel, shards)
     say(table(found["rows"]))
     best = found["best"]
     say(f"best: trial {best['number']}, {' '.join(f'{k}={v}' for k, v in best['overrides'].items())}")
@@ -60,6 +64,7 @@ def search(
     for trial in drawn:
         config = spaces.config_of(space, workspace.root, {**overrides, **trial})
         jobs.append(training.prepare(config, shards or workspace.shards))
+    jobs, drawn = distinct(jobs, drawn)
     metric = f"val_{space.objective.metric}"
     if not sum(m.count("val", "labelled") for m in jobs[0].manifests):
         raise InputError(
@@ -71,13 +76,9 @@ def search(
     )
     sweep = f"{space.name}-{sha256_text(canonical_json([j.identity.hash for j in jobs] + [metric, space.objective.mode]))[:12]}"
     folder = workspace.home / "sweeps" / sweep
-    try:
-        outcomes = read_json(folder / "sweep.json")["outcomes"]
-        kept = all(training.finished(workspace.runs / o["run"]) for o in outcomes if not o["error"])
-    except (OSError, ValueError, KeyError):
-        outcomes, kept = [], False
+    outcomes = searched(workspace, folder)
     plan = None if workspace.ray_address else planning.make(planning.machine(), workers or space.workers, parallel or 0)
-    if kept:
+    if outcomes:
         say(f"sweep {sweep}: searched before, nothing has changed; its result is taken")
         url = None
     else:
@@ -107,6 +108,31 @@ def search(
         "best": {"number": number + 1, "overrides": drawn[number], "run": best["run"], "metrics": best["metrics"]},
         "config": jobs[number].config,
     }
+
+
+def distinct(jobs: list[training.Job], drawn: list[dict[str, Any]]) -> tuple[list[training.Job], list[dict[str, Any]]]:
+    """The trials without those that are an earlier one's run: they would train into one run folder at the same time."""
+    first = {job.name: i for i, job in reversed(list(enumerate(jobs)))}
+    kept = sorted(first.values())
+    if len(kept) < len(jobs):
+        say(f"{len(jobs) - len(kept)} of {len(jobs)} trials repeat another and are left out")
+    return [jobs[i] for i in kept], [drawn[i] for i in kept]
+
+
+def searched(workspace: Workspace, folder: Path) -> list[dict[str, Any]]:
+    """The outcomes of a sweep in which every trial is whole; [] where there is something to do.
+
+    A trial that failed is tried again; those that finished are taken by their run folders.
+    """
+    try:
+        outcomes = read_json(folder / "sweep.json")["outcomes"]
+        for outcome in outcomes:
+            record = training.finished(workspace.runs / outcome["run"])
+            if outcome["error"] or record is None or not record.get("mlflow_run"):
+                return []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return outcomes
 
 
 def _run(
@@ -145,20 +171,30 @@ def _run(
         except BaseException as error:
             tracking.finish(workspace, parent, str(error) or type(error).__name__)
             raise
-        _complete(workspace, jobs, chains, parent)
+        complete(workspace, jobs, chains, trackers, parent)
         tracking.finish(workspace, parent, metrics={f"best_{metric}": best["metrics"][f"best_{metric}"]})
     return outcomes, url
 
 
-def _complete(workspace: Workspace, jobs: list[training.Job], chains: list[dict[str, Any]], parent: str) -> None:
+def complete(
+    workspace: Workspace, jobs: list[training.Job], chains: list[dict[str, Any]], trackers: list[Any], parent: str
+) -> None:
     """Give the trials' run folders what a trained run has, so that `irstd train` of the same takes them."""
     from irstd.registry import tracking
 
-    for job, chain in zip(jobs, chains, strict=True):
+    for job, chain, tracker in zip(jobs, chains, trackers, strict=True):
         folder = workspace.runs / job.name
         record = training.finished(folder, record_needed=False)
-        if record is None or "lineage" in record:
+        if record is None or ("lineage" in record and record.get("mlflow_run")):
             continue
-        best = read_json(folder / "checkpoint" / "state.json")["best"]
-        run_id = tracking.child(workspace, parent, job.name)
-        write_json(folder / "run.json", record | {"metrics": best, "lineage": chain, "mlflow_run": run_id})
+        state = read_json(folder / "checkpoint" / "state.json")
+        # The trial may have finished below another sweep, which was killed, or while MLflow was away.
+        known = tracking.run_of(workspace, job.name, parent)
+        run_id = known.info.run_id if known else None
+        if run_id is None:
+            run_id = tracking.start(workspace, job.name, tracker.tags, tracker.params, parent)
+        if known is None or known.info.status != "FINISHED":
+            best = {f"best_{k}": v for k, v in state["best"].items()}
+            tracking.finish(workspace, run_id, metrics=best | {"step": state["step"]})
+        more = {"metrics": state["best"], "lineage": record.get("lineage", chain), "mlflow_run": run_id}
+        write_json(folder / "run.json", record | more)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from irstd.errors import InputError, nearest
+from irstd.errors import InputError, WorkError, nearest
 from irstd.inference.detector import Detector
 from irstd.inference.package import Package
 from irstd.registry.tracking import _mlflow, client
@@ -20,17 +20,25 @@ from irstd.workspace import Workspace
 # What a version needs to run, besides irstd's lower layers, which travel with it.
 REQUIRES = ("mlflow", "torch", "numpy", "opencv-python", "safetensors", "pydantic", "PyYAML", "natsort", "scipy")
 LAYERS = ("__init__.py", "errors.py", "files.py", "config.py", "data", "models", "metrics", "inference")
+# Where a version's files hold the model package.
+PACKAGE = "artifacts/*/package.json"
+# How MLflow says that there is no such model or version; an unknown alias is an invalid parameter to it.
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 def register(workspace: Workspace, run_id: str, package: Package, name: str, tags: dict[str, Any]) -> str:
     """Log `package` as a model of the run and register it as the next version of `name`; returns the version's number."""
+    if not run_id:
+        # MLflow would quietly make a new run, which nothing else knows of.
+        raise WorkError(f"{package.folder}: its run is not in MLflow, so it cannot be registered")
     mlflow = _mlflow(workspace.mlflow_uri)
     client(workspace)
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
     dtype = np.dtype(np.uint16 if package.content["bit_depth"] > 8 else np.uint8)
-    signature = ModelSignature(Schema([TensorSpec(dtype, (-1, -1, -1), "frames_THW")]))
+    # Unnamed: a named tensor reaches the model as a dict, and a version is called with frames_THW itself.
+    signature = ModelSignature(Schema([TensorSpec(dtype, (-1, -1, -1))]))
     with tempfile.TemporaryDirectory(prefix="irstd-register-") as place, warnings.catch_warnings():
         # MLflow hints at type hints and at signatures without outputs; the output here is a list of dicts.
         warnings.simplefilter("ignore")
@@ -92,12 +100,17 @@ def set_alias(workspace: Workspace, name: str, alias: str, version: str) -> None
 
 
 def aliased(workspace: Workspace, name: str, alias: str) -> Any | None:
-    """The version with this alias, or None."""
+    """The version with this alias; None where there is no such alias or model, and only there.
+
+    A store that does not answer is an error: taken for "no champion", it would crown a version that nobody compared.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
         return client(workspace).get_model_version_by_alias(name, alias)
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
         return None
 
 
@@ -116,7 +129,9 @@ def resolve(workspace: Workspace, uri: str) -> Any:
     found = client(workspace)
     try:
         return found.get_model_version_by_alias(name, alias) if at else found.get_model_version(name, alias)
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
         known = [m.name for m in found.search_registered_models()]
         if name not in known:
             have = ", ".join(known) or "none yet; train one first (irstd train ggl-net)"
@@ -138,7 +153,8 @@ def package(workspace: Workspace, uri: str) -> Package:
     version = resolve(workspace, uri)
     kept = workspace.home / "pulled" / version.name / str(version.version)
     marker = kept / ".run"
-    if not marker.is_file() or marker.read_text() != version.run_id:
+    # A version that someone else registered may have no run.
+    if not marker.is_file() or marker.read_text() != str(version.run_id):
         mlflow = _mlflow(workspace.mlflow_uri)
         from irstd.files import staged_folder
 
@@ -146,8 +162,10 @@ def package(workspace: Workspace, uri: str) -> Package:
             path = mlflow.artifacts.download_artifacts(
                 f"models:/{version.name}/{version.version}", dst_path=str(staged)
             )
-            (Path(path) / ".run").write_text(version.run_id)
-    return Package.read(next(kept.glob("artifacts/*/package.json")).parent)
+            if not any(Path(path).glob(PACKAGE)):
+                raise InputError(f"{uri}: {version.name} version {version.version} was not registered by irstd")
+            (Path(path) / ".run").write_text(str(version.run_id))
+    return Package.read(next(kept.glob(PACKAGE)).parent)
 
 
 def load_model(uri: str, device: str = "cpu") -> Detector:

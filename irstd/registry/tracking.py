@@ -83,6 +83,9 @@ def finish(workspace: Workspace, run_id: str, error: str | None = None, metrics:
         _log(found, run_id, metrics, int(metrics.get("step", 0)))
     if error:
         found.set_tag(run_id, "irstd.error", error[:5000])
+    elif "irstd.error" in found.get_run(run_id).data.tags:
+        # It failed once, and went on to the end.
+        found.delete_tag(run_id, "irstd.error")
     found.set_terminated(run_id, "FAILED" if error else "FINISHED")
 
 
@@ -100,7 +103,7 @@ class RunTracker:
 
 
 class TrialTracker:
-    """Begins and ends a trial's child run from the trial's process."""
+    """Begins and ends a trial's child run from the trial's process. The trial goes on if the server is away."""
 
     def __init__(
         self, workspace: Workspace, parent: str, name: str, tags: dict[str, Any], params: dict[str, Any]
@@ -108,14 +111,24 @@ class TrialTracker:
         self.workspace, self.parent, self.name, self.tags, self.params = workspace, parent, name, tags, params
         self.run_id: str | None = None
 
-    def begin(self) -> RunTracker:
+    def begin(self) -> RunTracker | None:
+        """What reports go to; None where the run cannot be begun."""
         os.environ.update(self.workspace.environment())
-        self.run_id = start(self.workspace, self.name, self.tags, self.params, self.parent)
+        try:
+            self.run_id = start(self.workspace, self.name, self.tags, self.params, self.parent)
+        except Exception as away:
+            print(
+                f"irstd: the trial's run was not begun in MLflow ({type(away).__name__}); training goes on", flush=True
+            )
+            return None
         return RunTracker(self.workspace.mlflow_uri, self.run_id)
 
     def end(self, error: str | None) -> None:
         if self.run_id:
-            finish(self.workspace, self.run_id, error)
+            try:
+                finish(self.workspace, self.run_id, error)
+            except Exception as away:
+                print(f"irstd: the trial's end did not reach MLflow ({type(away).__name__})", flush=True)
 
 
 def _log(found: Any, run_id: str, metrics: dict[str, Any], step: int) -> None:
@@ -164,14 +177,27 @@ def log_text(workspace: Workspace, run_id: str, text: str, name: str) -> None:
     client(workspace).log_text(run_id, text, name)
 
 
-def child(workspace: Workspace, parent: str, name: str) -> str | None:
-    """The id of the newest child run of `parent` with the identity `name`."""
+def run_of(workspace: Workspace, name: str, parent: str) -> Any | None:
+    """The run with the identity `name`: a child of `parent`, else any of the experiment. Finished ones and newer ones first."""
     found = client(workspace)
-    query = f"tags.`irstd.run` = '{name}' and tags.`mlflow.parentRunId` = '{parent}'"
+    query = f"tags.`irstd.run` = '{name}'"
     runs = found.search_runs(
-        [experiment(found, workspace)], query, order_by=["attributes.start_time DESC"], max_results=1
+        [experiment(found, workspace)], query, order_by=["attributes.start_time DESC"], max_results=100
     )
-    return runs[0].info.run_id if runs else None
+    runs.sort(key=lambda r: (r.data.tags.get("mlflow.parentRunId") != parent, r.info.status != "FINISHED"))
+    return runs[0] if runs else None
+
+
+def known(workspace: Workspace, run_id: str) -> bool:
+    """Whether the run is in this store, and not deleted there."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client(workspace).get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return False
 
 
 def log_values(found: Any, run_id: str, values: dict[str, float]) -> None:

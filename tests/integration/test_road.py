@@ -14,6 +14,9 @@ import yaml
 
 from tests.integration.conftest import irstd, new_workspace
 
+# Within MLflow's own store, at its import.
+pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader:DeprecationWarning")
+
 TINY = ["train.epochs=2", "train.val_every=1", "data.crop=32", "train.batch=4", "model.width=4"]
 
 
@@ -66,12 +69,13 @@ def test_every_epoch_is_in_mlflow(workspace, trained):
     uri = f"sqlite:///{workspace}/.irstd/mlflow/mlflow.db"
     client = mlflow.MlflowClient(uri, uri)
     (run,) = client.search_runs([client.get_experiment_by_name("irstd").experiment_id])
-    assert [m.step for m in client.get_metric_history(run.info.run_id, "val_iou")] == [6, 12] or len(
-        client.get_metric_history(run.info.run_id, "val_iou")
-    ) == 2
+    manifest = json.loads((workspace / "shards" / "sample" / "manifest.json").read_text())
+    # Batches of 4 over both workers; the rest of an epoch is dropped.
+    steps = manifest["counts"]["train"]["labelled"] // 4
+    assert steps
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "val_iou")] == [steps, 2 * steps]
     assert run.info.status == "FINISHED"
     assert run.data.params["train.epochs"] == "2"
-    manifest = json.loads((workspace / "shards" / "sample" / "manifest.json").read_text())
     assert json.loads(run.data.tags["irstd.shards"]) == {"sample": manifest["digest"]}
     assert run.data.tags["irstd.data_md5"] == yaml.safe_load((workspace / "data.dvc").read_text())["outs"][0]["md5"]
 
@@ -137,25 +141,35 @@ def test_evaluate_prints_protocols_and_baselines(workspace, trained, tmp_path):
     assert manifest["digest"][:12] in done.stdout and "val-best" in done.stdout
 
 
-def test_search_trains_each_trial_as_a_child_run(workspace, trained):
+@pytest.fixture(scope="module")
+def searched(workspace, trained):
+    """A search of two trials (one of them written twice), the better registered; what the command printed."""
     space = workspace / "tune_spaces" / "two.yaml"
     space.write_text(
         yaml.safe_dump(
             {
                 "recipe": "recipes/demo.yaml",
                 "fixed": {p.split("=")[0]: yaml.safe_load(p.split("=")[1]) for p in TINY},
-                "space": {"train.lr": {"choice": [0.001, 0.002]}},
+                "space": {"train.lr": {"choice": [0.001, 0.002, 0.001]}},
                 "search": "grid",
             }
         )
     )
-    done = irstd(workspace, "tune", "two")
-    assert "2 trials side by side" in done.stdout
-    assert last(done)["best"]["train.lr"] in (0.001, 0.002)
+    return irstd(workspace, "tune", "two")
+
+
+def store(workspace):
     import mlflow
 
     uri = f"sqlite:///{workspace}/.irstd/mlflow/mlflow.db"
-    client = mlflow.MlflowClient(uri, uri)
+    return mlflow.MlflowClient(uri, uri)
+
+
+def test_search_trains_each_trial_as_a_child_run(workspace, searched):
+    assert "1 of 3 trials repeat another" in searched.stdout
+    assert "2 trials side by side" in searched.stdout
+    assert last(searched)["best"]["train.lr"] in (0.001, 0.002)
+    client = store(workspace)
     runs = client.search_runs([client.get_experiment_by_name("irstd").experiment_id])
     (parent,) = [r for r in runs if r.data.tags.get("irstd.kind") == "tune"]
     children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
@@ -163,13 +177,41 @@ def test_search_trains_each_trial_as_a_child_run(workspace, trained):
     assert {r.data.params["train.lr"] for r in children} == {"0.001", "0.002"}
     again = irstd(workspace, "tune", "two")
     assert "searched before" in again.stdout
+    assert last(again)["best"] == last(searched)["best"]
 
 
-def test_promotion_compares_on_the_same_frames(workspace, trained):
+def test_a_search_with_a_failed_trial_takes_the_others(workspace, searched):
+    (path,) = (workspace / ".irstd" / "sweeps").glob("*/sweep.json")
+    record = json.loads(path.read_text())
+    record["outcomes"][0]["error"] = "a worker died"
+    path.write_text(json.dumps(record))
+    done = irstd(workspace, "tune", "two")
+    assert "searched before" not in done.stdout
+    assert done.stdout.count("was trained before; its result is taken") == 2
+    assert last(done)["best"] == last(searched)["best"] and last(done)["model"] == last(searched)["model"]
+
+
+def test_promotion_compares_on_the_same_frames(workspace, searched):
+    client = store(workspace)
+    challenger = last(searched)["model"].rpartition("/")[2]
+
+    def holds(alias):
+        return str(client.get_model_version_by_alias("ggl-net", alias).version)
+
+    assert holds("challenger") == challenger == "2" and holds("champion") == "1"
     done = irstd(workspace, "promote", "models:/ggl-net@challenger", check=None)
-    assert done.returncode in (0, 1)
-    assert last(done)["promoted"] is (done.returncode == 0)
-    assert "iou" in done.stdout or "champion" in done.stdout
+    found = last(done)
+    assert done.returncode == (0 if found["promoted"] else 1)
+    champion = holds("champion")
+    assert champion == ("2" if found["promoted"] else "1")
+    for version in ("1", "2"):
+        assert client.get_model_version("ggl-net", version).tags["irstd.promotion"] == found["reason"]
+    assert "on split" in done.stdout
+    assert (" against " if found["promoted"] else " does not beat ") in found["reason"]
+    # The other one does not beat it, whichever it is.
+    other = "1" if champion == "2" else "2"
+    assert last(irstd(workspace, "promote", f"models:/ggl-net/{other}", check=1))["promoted"] is False
+    assert holds("champion") == champion
 
 
 def test_listings(workspace, trained):

@@ -1,0 +1,220 @@
+"""Versions, aliases and runs in a real MLflow on SQLite; one database for the module, other names in each test."""
+
+from __future__ import annotations
+
+import json
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from irstd.commands import detect, evaluate, tune
+from irstd.commands.train import publish
+from irstd.errors import InputError, WorkError
+from irstd.registry import models, tracking
+from irstd.workspace import SETTINGS, Workspace
+
+# Within MLflow's own store, at its import.
+pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    root = tmp_path_factory.mktemp("registry")
+    # Trackers write to the environment, as in a process of their own.
+    before = dict(os.environ)
+    os.environ.pop("IRSTD_MLFLOW_URI", None)
+    yield Workspace(root, root / ".irstd")
+    os.environ.clear()
+    os.environ.update(before)
+    import mlflow
+
+    mlflow.set_tracking_uri(None)
+    mlflow.set_registry_uri(None)
+
+
+@pytest.fixture
+def away(workspace, monkeypatch):
+    """The same workspace, whose tracking server does not answer."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    settings = {k: dict(v) for k, v in SETTINGS.items()} | {"mlflow": {"uri": "http://127.0.0.1:9"}}
+    return Workspace(workspace.root, workspace.home, settings)
+
+
+def version(workspace, name, run, source="nowhere"):
+    """A version of `name` that the run with identity `run` registered."""
+    client = tracking.client(workspace)
+    models._ensure_name(client, name)
+    return str(client.create_model_version(name, str(source), tags={"irstd.run": run}).version)
+
+
+def job(name, run):
+    return SimpleNamespace(name=run, config=SimpleNamespace(registered_name=name))
+
+
+def test_no_alias_is_not_no_answer(workspace, away):
+    from mlflow.exceptions import MlflowException
+
+    assert models.aliased(workspace, "unknown", "champion") is None
+    number = version(workspace, "known", "r1")
+    assert models.aliased(workspace, "known", "champion") is None
+    models.set_alias(workspace, "known", "champion", number)
+    assert str(models.aliased(workspace, "known", "champion").version) == number
+    with pytest.raises(MlflowException):
+        models.aliased(away, "known", "champion")
+
+
+def test_a_locked_database_is_not_a_missing_champion(workspace, monkeypatch):
+    from mlflow.exceptions import MlflowException
+
+    def locked(*_):
+        raise MlflowException("database is locked", error_code=1)
+
+    monkeypatch.setattr(
+        models, "client", lambda _: SimpleNamespace(get_model_version_by_alias=locked, get_model_version=locked)
+    )
+    for ask in (
+        lambda: models.aliased(workspace, "m", "champion"),
+        lambda: models.resolve(workspace, "models:/m@champion"),
+        lambda: models.resolve(workspace, "models:/m/1"),
+    ):
+        with pytest.raises(MlflowException, match="locked"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("models:/nothing@champion", "no registered model 'nothing'"),
+        ("models:/named@champion", "no alias 'champion'"),
+        ("models:/named/7", "no version '7'"),
+        ("models:/named/latest", "no version 'latest'"),
+        ("models:/@champion", "no registered model ''"),
+    ],
+)
+def test_a_version_that_is_not_there_is_one_line(workspace, uri, words):
+    models._ensure_name(tracking.client(workspace), "named")
+    with pytest.raises(InputError, match=words):
+        models.resolve(workspace, uri)
+
+
+def test_publishing_again_sets_the_aliases_that_a_kill_lost(workspace):
+    first = version(workspace, "killed", "r1")
+    assert publish(workspace, job("killed", "r1"), {}, workspace.root) == first
+    for alias in ("challenger", "champion"):
+        assert str(models.aliased(workspace, "killed", alias).version) == first
+    second = version(workspace, "killed", "r2")
+    publish(workspace, job("killed", "r2"), {}, workspace.root)
+    assert str(models.aliased(workspace, "killed", "challenger").version) == second
+    # The champion stays, and so does a newer challenger.
+    publish(workspace, job("killed", "r1"), {}, workspace.root)
+    assert str(models.aliased(workspace, "killed", "challenger").version) == second
+    assert str(models.aliased(workspace, "killed", "champion").version) == first
+
+
+def test_nothing_is_registered_without_a_run(workspace):
+    with pytest.raises(WorkError, match="not in MLflow"):
+        models.register(workspace, None, SimpleNamespace(folder="package"), "runless", {})
+
+
+def test_a_model_that_is_not_ours_is_refused(workspace, tmp_path):
+    (tmp_path / "MLmodel").write_text("flavors: {}\n")
+    number = version(workspace, "theirs", "-", tmp_path.as_uri())
+    for _ in range(2):
+        with pytest.raises(InputError, match="not registered by irstd"):
+            models.package(workspace, f"models:/theirs/{number}")
+
+
+def test_a_run_that_succeeds_at_last_has_no_error(workspace):
+    client = tracking.client(workspace)
+    run = tracking.start(workspace, "resumed", {}, {})
+    tracking.finish(workspace, run, "out of memory")
+    assert client.get_run(run).data.tags["irstd.error"] == "out of memory"
+    assert tracking.start(workspace, "resumed", {}, {}) == run
+    tracking.finish(workspace, run)
+    found = client.get_run(run)
+    assert found.info.status == "FINISHED" and "irstd.error" not in found.data.tags
+
+
+def test_a_trial_goes_on_where_mlflow_is_away(away, capsys):
+    tracker = tracking.TrialTracker(away, "parent", "lonely", {}, {})
+    assert tracker.begin() is None
+    tracker.end(None)
+    tracker.run_id = "0" * 32
+    tracker.end(None)
+    assert capsys.readouterr().out.count("irstd: the trial's") == 2
+
+
+def finished_trial(workspace, name, record):
+    folder = workspace.runs / name
+    (folder / "checkpoint").mkdir(parents=True)
+    (folder / "checkpoint" / "best.safetensors").touch()
+    state = {"best": {"val_iou": 0.5, "chosen": "val-best"}, "step": 12}
+    (folder / "checkpoint" / "state.json").write_text(json.dumps(state))
+    (folder / "run.json").write_text(json.dumps({"run": name, "finished": True} | record))
+    return folder
+
+
+def test_every_finished_trial_gets_a_run(workspace):
+    """One that finished below another sweep, one that MLflow never heard of, one recorded without a run."""
+    client = tracking.client(workspace)
+    killed, parent = (tracking.start(workspace, sweep, {}, {}) for sweep in ("sweep-1", "sweep-2"))
+    elsewhere = tracking.start(workspace, "t-elsewhere", {}, {}, killed)
+    names = ["t-elsewhere", "t-unheard", "t-runless"]
+    folders = [finished_trial(workspace, name, {}) for name in names[:2]]
+    folders.append(finished_trial(workspace, "t-runless", {"lineage": {"seed": 7}, "mlflow_run": None}))
+    trackers = [tracking.TrialTracker(workspace, parent, n, {"irstd.kind": "trial"}, {"train.lr": 1}) for n in names]
+    tune.complete(workspace, [job("m", n) for n in names], [{"seed": 0}] * 3, trackers, parent)
+    records = [json.loads((f / "run.json").read_text()) for f in folders]
+    assert records[0]["mlflow_run"] == elsewhere
+    assert [r["lineage"]["seed"] for r in records] == [0, 0, 7]
+    for record in records:
+        run = client.get_run(record["mlflow_run"])
+        assert run.info.status == "FINISHED" and run.data.tags["irstd.run"] == record["run"]
+        assert run.data.metrics["best_val_iou"] == 0.5
+    assert client.get_run(records[1]["mlflow_run"]).data.tags["mlflow.parentRunId"] == parent
+
+
+def test_a_sweep_with_a_failed_trial_goes_on(workspace):
+    folder = workspace.home / "sweeps" / "s"
+    folder.mkdir(parents=True)
+    finished_trial(workspace, "whole", {"lineage": {}, "mlflow_run": "1"})
+    finished_trial(workspace, "runless", {"lineage": {}, "mlflow_run": None})
+
+    def taken(*outcomes):
+        (folder / "sweep.json").write_text(json.dumps({"outcomes": list(outcomes)}))
+        return tune.searched(workspace, folder)
+
+    whole = {"run": "whole", "error": None}
+    assert taken(whole) == [whole]
+    assert taken(whole, {"run": "other", "error": "the training loss became nan"}) == []
+    assert taken(whole, {"run": "gone", "error": None}) == []
+    assert taken({"run": "runless", "error": None}) == []
+    assert tune.searched(workspace, folder / "none") == []
+
+
+def test_numbers_of_a_package_from_elsewhere_are_not_logged(workspace, away, capsys):
+    row = {"protocol": "strict", "iou": 0.5, "niou": None, "pd": 1.0, "fa": 0.0}
+    client = tracking.client(workspace)
+    removed = tracking.start(workspace, "removed", {}, {})
+    client.delete_run(removed)
+    for run in ("0" * 32, None, removed):
+        evaluate.log(workspace, run, "test", {"protocols": [row]})
+        assert "not in MLflow" in capsys.readouterr().out
+    here = tracking.start(workspace, "here", {}, {})
+    evaluate.log(workspace, here, "test", {"protocols": [row]})
+    assert client.get_run(here).data.metrics == {"test_strict_iou": 0.5, "test_strict_pd": 1.0, "test_strict_fa": 0.0}
+    assert not capsys.readouterr().out
+    with pytest.raises(WorkError, match=r"127\.0\.0\.1:9"):
+        evaluate.log(away, here, "test", {"protocols": [row]})
+
+
+@pytest.mark.parametrize("below", ["", "/sub"])
+def test_detect_refuses_a_file_as_its_folder(workspace, tmp_path, below):
+    (tmp_path / "taken").write_text("mine")
+    np.save(tmp_path / "video.npy", np.zeros((1, 8, 8), np.uint8))
+    out = tmp_path / f"taken{below}"
+    with pytest.raises(InputError, match="is a file"):
+        detect.run(workspace, tmp_path / "video.npy", "models:/none@champion", out, 8, False)
+    assert (tmp_path / "taken").read_text() == "mine"
