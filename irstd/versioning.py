@@ -90,7 +90,7 @@ def fetch_data(workspace: Workspace, show: Show = print) -> bool:
         return False
     with lock(workspace):
         show(f"data: fetching version {wanted.removesuffix('.dir')[:12]} (dvc pull)")
-        dvc(workspace, "pull", "--quiet", "data.dvc")
+        dvc(workspace, "pull", "data.dvc")
         held.write_text(wanted)
     return True
 
@@ -124,7 +124,7 @@ def add_data(workspace: Workspace) -> str:
         # DVC refuses an empty file; without any, a kill would leave a folder that is no workspace.
         write_atomic(path, "outs:\n- path: data\n")
     try:
-        dvc(workspace, "add", "--quiet", "data")
+        dvc(workspace, "add", "data")
     finally:
         # Even after a failure this folder stays a workspace.
         if data_md5(workspace.root) is None:
@@ -172,7 +172,7 @@ def check_remote(workspace: Workspace, remote: str) -> None:
 def push(workspace: Workspace, remote: str) -> None:
     """`dvc push` to a remote that the user named; never to the sample's."""
     check_remote(workspace, remote)
-    dvc(workspace, "push", "--quiet", "-r", remote, "data.dvc")
+    dvc(workspace, "push", "-r", remote, "data.dvc")
 
 
 def commit(root: Path) -> tuple[str | None, bool | None]:

@@ -82,8 +82,12 @@ def prepare(config: Config, shards: Path) -> Job:
     for manifest in manifests:
         samples = [s for shard in manifest.shards("train") for s in shard["samples"]]
         if samples and not any("masks.npy" in s["members"] for s in samples):
-            others = [m.set for m in manifests if m is not manifest]
-            hint = f"; choose others with data.sets={others}".replace("'", "") if others else ""
+            others = [
+                m.set
+                for m in manifests
+                if any("masks.npy" in e["members"] for h in m.shards("train") for e in h["samples"])
+            ]
+            hint = f"; choose with data.sets=[{','.join(others)}]" if others else ""
             raise InputError(f"set {manifest.set} has no masks, which {config.model.name} learns from{hint}")
     # Making a loader is its own check: intensity rule, clip length, batch against key frames.
     loaders = [loader_for(config, shards, "train", manifests, batch_size=config.train.batch)]

@@ -34,7 +34,7 @@ def compare(workspace: Workspace, challenger: Any, champion: Any | None) -> Verd
     if champion is None:
         return Verdict(True, "there was no champion", "-")
     if champion.version == challenger.version:
-        return Verdict(True, f"version {champion.version} is the champion", "-")
+        return Verdict(True, f"version {champion.version} is the champion already", "-")
     theirs = models.package(workspace, f"models:/{champion.name}/{champion.version}")
     manifests = read_all(workspace.shards, sorted(sets))
     present = {m.set: m.digest for m in manifests}

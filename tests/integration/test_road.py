@@ -141,6 +141,16 @@ def test_evaluate_prints_protocols_and_baselines(workspace, trained, tmp_path):
     assert manifest["digest"][:12] in done.stdout and "val-best" in done.stdout
 
 
+def test_val_numbers_are_those_of_the_weights_that_are_kept(workspace, trained, tmp_path):
+    """Two ranks measured a share each; one process that measures the registered weights finds the same."""
+    out = tmp_path / "val.json"
+    irstd(workspace, "evaluate", "models:/ggl-net/1", "--split", "val", "--out", str(out))
+    found = json.loads(out.read_text())["protocols"][0]
+    kept = json.loads((workspace / ".irstd" / "runs" / last(trained)["run"] / "run.json").read_text())["metrics"]
+    for name in ("iou", "niou", "pd", "fa"):
+        assert found[name] == pytest.approx(kept[f"val_{name}"], rel=1e-4), name
+
+
 @pytest.fixture(scope="module")
 def searched(workspace, trained):
     """A search of two trials (one of them written twice), the better registered; what the command printed."""
