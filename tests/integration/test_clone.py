@@ -21,9 +21,10 @@ def clone(tmp_path) -> Path:
 
 
 def dvc(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
+    # As with the virtual environment active: stages say `python`.
+    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    call = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(call, cwd=folder, env=os.environ | path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"dvc {' '.join(arguments)}: {done.stdout}{done.stderr}"
     return done.stdout
 
