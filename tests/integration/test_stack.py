@@ -313,12 +313,13 @@ def test_stop_ends_what_does_not_listen_and_what_was_left_behind(tmp_path: Path)
     code = (
         f"import os, subprocess, sys; {deaf}\n"
         f"start = lambda **k: subprocess.Popen([sys.executable, '-c', '{deaf}; time.sleep(60)'], **k).pid\n"
-        "if os.fork() == 0: print(start()); os._exit(0)\n"
+        "if os.fork() == 0: print(start(), flush=True); os._exit(0)\n"
         "os.wait(); print(start(start_new_session=True), flush=True); time.sleep(60)"
     )
     log = tmp_path / "log"
     pid, created = processes.start([sys.executable, "-c", code], os.environ, tmp_path, log)
     while len(log.read_text().split()) < 2:
+        assert processes.running(pid, created), log.read_text()
         time.sleep(0.05)
     orphan, apart = (int(word) for word in log.read_text().split())
     time.sleep(0.5)  # until they are deaf
@@ -343,6 +344,7 @@ def test_stop_lets_a_worker_report_how_its_children_ended(tmp_path: Path) -> Non
     log = tmp_path / "log"
     pid, created = processes.start([sys.executable, "-c", code], os.environ, tmp_path, log)
     while "ready" not in log.read_text():
+        assert processes.running(pid, created), log.read_text()
         time.sleep(0.05)
     processes.stop(pid, created, grace=5.0, children_first=True)
     assert "ended -15" in log.read_text()
