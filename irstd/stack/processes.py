@@ -87,6 +87,8 @@ def stop(pid: int, since: float, grace: float, children_first: bool = False) -> 
     if children_first and pid in known and len(known) > 1:
         _send([process for process in known.values() if _parent(process) == pid], signal.SIGTERM)
         _wait([process for process in known.values() if process.pid != pid], grace)
+        _wait_reaped([process for process in known.values() if process.pid != pid], grace)
+        time.sleep(1.0)  # it knows now how they ended; a moment to tell
         known |= {process.pid: process for process in members(pid, since)}
     if pid in known:
         _send([known[pid]], signal.SIGTERM)
@@ -162,6 +164,13 @@ def _send(processes: Iterable[psutil.Process], number: int) -> None:
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.send_signal(number)
+
+
+def _wait_reaped(processes: Iterable[psutil.Process], seconds: float) -> None:
+    """Wait until the parents of ended processes have taken note of it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and any(p.is_running() and _zombie(p.pid) for p in processes):
+        time.sleep(0.05)
 
 
 def _wait(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
