@@ -29,6 +29,7 @@ FRAMES = 5
 BATCH = 4
 LIMIT = 128  # key frames: each is written to files, and the files should stay in the page cache
 CHECKED = 3  # batches that are compared before timing
+GOAL_FRAMES, GOAL_CROP = "512x640 uint8", 256  # what goals are for
 TOLERANCE = 2**-10  # relative, of a stored gradient map (float16) against a computed one
 
 Reader = Callable[[list[Window]], Batch]
@@ -50,7 +51,7 @@ def _tensors(batch: Batch) -> Batch:
     return moved | {"x": normalised(moved)}
 
 
-# A goal is for frames of 512 x 640 and crops of 256. None: stated only.
+# A goal of None: stated only.
 PRODUCTS = (
     Product(
         "counts",
@@ -134,7 +135,7 @@ def _compare(report: Report, shards: Path, folder: Path, crop: int | None, secon
             label = f"{what}, {product.name}: shards / {side}"
             report.ratios.append((label, timing.ratio("shards", side)))
             goal = goals[crop is not None]
-            if goal is not None:
+            if goal is not None and crop in (None, GOAL_CROP) and _sizes(windows) == GOAL_FRAMES:
                 report.goals[label] = goal
     masks = "" if len(products) == len(PRODUCTS) else "; no masks in these shards"
     report.facts.append(

@@ -60,7 +60,11 @@ def measure(folder: Path, shards: Path | None = None, scenes: Scenes | None = No
         "start: the first batch is there; end: the last one is",
     ]
     verdict = "held" if grown <= GOAL * more else "missed"
-    line = f"MEMORY {grown:.1f} MB more at the end for {more:.2f} GB more of shards; goal {GOAL:g} MB a GB: {verdict}"
+    each = grown * 1e6 / max(found[1]["key_frames"] - found[0]["key_frames"], 1)
+    line = (
+        f"MEMORY {grown:.1f} MB more at the end for {more:.2f} GB more of shards ({each:.0f} bytes a key frame); "
+        f"goal {GOAL:g} MB a GB: {verdict}"
+    )
     return Report("private memory of the loader", facts, rows, results=[line])
 
 

@@ -24,6 +24,8 @@ from irstd.files import write_json
 Key = tuple[str, int]
 """("<set>/<sequence>", frame index), as in a batch."""
 
+RUNS = 4
+
 
 @dataclass(frozen=True)
 class Window:
@@ -138,7 +140,10 @@ def _write(path: Path, image_HW: np.ndarray) -> None:
 
 
 def thinned(shards: Path, folder: Path, most: int) -> Path:
-    """`shards`, or a part of them in `folder` with `most` labelled key frames of train, from chunks spread evenly."""
+    """`shards`, or a part of them in `folder` with at most `most` labelled key frames of the split train.
+
+    The part is a few runs of neighbouring chunks, spread evenly: what lies before a run is decoded for it too.
+    """
     counts = {
         s["key"]: s["labelled"].count("1") for m in read_all(shards) for t in m.shards("train") for s in t["samples"]
     }
@@ -146,8 +151,9 @@ def thinned(shards: Path, folder: Path, most: int) -> Path:
     total = sum(counts.values())
     if total <= most:
         return shards
-    wanted = min(len(keys), math.ceil(most * len(keys) / total))
-    return part(shards, folder, {keys[i] for i in np.linspace(0, len(keys) - 1, wanted).astype(int)}, most)
+    length = min(len(keys), math.ceil(most * len(keys) / total / RUNS))
+    starts = np.linspace(0, len(keys) - length, RUNS).astype(int)
+    return part(shards, folder, {key for start in starts for key in keys[start : start + length]}, most)
 
 
 def part(shards: Path, folder: Path, samples: Collection[str], most: int | None = None) -> Path:
