@@ -226,10 +226,13 @@ def clean(
 @bench.command("loader")
 def bench_loader(
     shards: Annotated[Path | None, typer.Option("--shards")] = None,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 5.0,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 10.0,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="private memory over 1 GB and 4 GB of shards instead; writes 5 GB")
+    ] = False,
 ) -> None:
-    """Clips a second from shards, against the same clips from PNG files with the gradient computed."""
-    _call("bench", "loader", shards=shards, seconds=seconds)
+    """Clips a second from shards, against the same clips from image files and plain webdataset, and the limit."""
+    _call("bench", "loader", shards=shards, seconds=seconds, memory=memory)
 
 
 @bench.command("shard")

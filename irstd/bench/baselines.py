@@ -1,12 +1,6 @@
-"""What the benchmarks run on, and the loaders of the field that ours is compared with.
+"""What the benchmarks run on: recordings made from a seed, so that a benchmark needs no data.
 
-`Scenes` are recordings made from a seed, so that a benchmark needs no data. `write_files` puts the frames of any shards
-beside them as the image files that loaders of the field read:
-
-- *field*: as public loaders for this task are usually written. For every key frame, T files opened with Pillow, made
-  three channels, resized to 512 x 512 (bicubic), divided by 255 and normalised by mean and deviation: float32.
-- *careful*: as one writes it who has profiled the first. For every key frame, T PNG files through OpenCV as they are,
-  cut before anything is computed; the gradient map of a crop from the crop and one pixel around it; counts, not floats.
+The loaders that ours is compared with are in `irstd.bench.readers`.
 """
 
 from __future__ import annotations
@@ -21,13 +15,9 @@ from irstd.config import ShardConfig, SplitConfig
 from irstd.data import rle, shards
 from irstd.data.annotations import Annotations, FrameTargets
 from irstd.data.derive import targets_of
-from irstd.data.gradient import GradientSpec, gradient_magnitude
 from irstd.data.ingest import ingest
 from irstd.errors import WorkError
 
-FIELD_SIDE = 512
-FIELD_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-FIELD_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 NOISE = 2.5  # counts
 DRIFT = 32  # pixels of background beyond the frame, over which it moves
 # By blocks too, since fewer than three sequences are given to no split.
@@ -111,68 +101,3 @@ def _write_video(path: Path, frames_THW: np.ndarray) -> None:
     for frame_HW in frames_THW:
         writer.write(frame_HW)
     writer.release()
-
-
-@dataclass(frozen=True)
-class Window:
-    """One window as files: the T names (without a suffix) in order, the crop, and how its gradient map is made."""
-
-    stems: tuple[Path, ...]
-    top: int
-    left: int
-    height: int
-    width: int
-    scale: float
-    spec: GradientSpec
-
-
-def write_files(stem: Path, frame_HW: np.ndarray) -> None:
-    """Write a frame as STEM.png, its counts untouched, and as STEM.bmp, as the field's sets of 8 bits come."""
-    if stem.with_suffix(".bmp").exists():
-        return
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    eight_HW = frame_HW
-    if frame_HW.dtype != np.uint8:  # the field's loader reads 8 bits: its pixels are not compared then, its time is
-        eight_HW = cv2.normalize(frame_HW, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
-    good = cv2.imwrite(str(stem.with_suffix(".png")), frame_HW) and cv2.imwrite(str(stem.with_suffix(".bmp")), eight_HW)
-    if not good:
-        raise WorkError(f"{stem}.png: cannot be written; free some space")
-
-
-def field_window(window: Window) -> np.ndarray:
-    """One window as the field's loaders make it: float32 [T, 3, 512, 512]."""
-    from PIL import Image
-
-    images = []
-    for stem in window.stems:
-        with Image.open(stem.with_suffix(".bmp")) as opened:
-            image = opened.convert("RGB").resize((FIELD_SIDE, FIELD_SIDE), Image.Resampling.BICUBIC)
-        values_HWC = np.array(image, dtype=np.float32) / 255.0
-        values_HWC = (values_HWC - FIELD_MEAN) / FIELD_DEVIATION
-        images.append(np.transpose(values_HWC, (2, 0, 1)))
-    return np.array(images)
-
-
-def field_batch(windows: list[Window]) -> np.ndarray:
-    """float32 [B, T, 3, 512, 512]."""
-    return np.stack([field_window(window) for window in windows])
-
-
-def careful_batch(windows: list[Window]) -> tuple[np.ndarray, np.ndarray]:
-    """Counts uint8|uint16 [B, T, H, W] and the key frames' gradient maps float32 [B, H, W], zero-padded as ours are."""
-    clips = [[cv2.imread(f"{stem}.png", cv2.IMREAD_UNCHANGED) for stem in window.stems] for window in windows]
-    height, width = max(w.height for w in windows), max(w.width for w in windows)
-    make = np.empty if all((w.height, w.width) == (height, width) for w in windows) else np.zeros
-    dtype = max((clip[-1].dtype for clip in clips), key=lambda found: found.itemsize)
-    frames_BTHW = make((len(windows), len(windows[0].stems), height, width), dtype)
-    gradient_BHW = make((len(windows), height, width), np.float32)
-    for b, (window, clip) in enumerate(zip(windows, clips, strict=True)):
-        h, w = window.height, window.width
-        for t, frame_HW in enumerate(clip):
-            frames_BTHW[b, t, :h, :w] = frame_HW[window.top : window.top + h, window.left : window.left + w]
-        # One pixel around the crop, where the frame has it, makes the map of the crop that of the whole frame, cut.
-        up, before = min(1, window.top), min(1, window.left)
-        around_HW = clip[-1][window.top - up : window.top + h + 1, window.left - before : window.left + w + 1]
-        map_HW = gradient_magnitude(around_HW, window.spec.operator, window.spec.padding, window.scale)
-        gradient_BHW[b, :h, :w] = map_HW[up : up + h, before : before + w]
-    return frames_BTHW, gradient_BHW

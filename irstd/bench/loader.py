@@ -1,30 +1,86 @@
 """`irstd bench loader`: windows a second from shards, against the same windows from image files.
 
-One process, T = 5, whole frames and square crops, batches of counts with the key frame's gradient map, page cache warm.
-Before anything is timed, batches of both sides are compared pixel by pixel.
+T = 5, whole frames and square crops, each with the key frame's gradient map, one process, page cache warm: as batches of
+counts, as the float32 tensor that a model takes, and as that tensor with masks. Before anything is timed, batches of all
+sides are compared pixel by pixel.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from irstd.bench.baselines import Scenes, Window, careful_batch, field_batch, write_files, write_shards
+from irstd.bench import readers
+from irstd.bench.baselines import Scenes, write_shards
+from irstd.bench.readers import Batch, Tar
 from irstd.bench.timing import Report, interleaved, pinned, timed
-from irstd.data.gradient import GradientSpec
+from irstd.bench.windows import Key, Window, exported, thinned
 from irstd.data.loader import ClipLoader
 from irstd.data.manifest import read_all
 from irstd.errors import WorkError
+from irstd.models.batch import normalised, to_device
 
 FRAMES = 5
 BATCH = 4
 LIMIT = 128  # key frames: each is written to files, and the files should stay in the page cache
 CHECKED = 3  # batches that are compared before timing
+GOAL_FRAMES, GOAL_CROP = "512x640 uint8", 256  # what goals are for
 TOLERANCE = 2**-10  # relative, of a stored gradient map (float16) against a computed one
+
+Reader = Callable[[list[Window]], Batch]
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a batch is when it is handed over, and who else makes it."""
+
+    name: str
+    make: Callable[[Batch], Batch]  # of our loader's batch
+    arrays: tuple[str, ...]  # that must be equal on all sides
+    readers: dict[str, Reader]
+    goals: dict[str, tuple[float | None, float | None]]  # for each side: ours is so many times as fast; whole, crops
+
+
+def _tensors(batch: Batch) -> Batch:
+    moved = to_device(batch, "cpu")
+    return moved | {"x": normalised(moved)}
+
+
+# A goal of None: stated only.
+PRODUCTS = (
+    Product(
+        "counts",
+        lambda batch: batch,
+        ("frames", "gradient"),
+        {
+            "careful": readers.careful,
+            "field": readers.field,
+            "copy": readers.copy,
+            "raw copy": partial(readers.copy, raw=True),
+        },
+        {
+            "careful": (None, 50),
+            "field": (30, 100),
+            "webdataset": (None, 8),
+            "copy": (0.5, 0.5),
+            "raw copy": (None, None),
+        },
+    ),
+    Product("tensor", _tensors, ("x", "gradient"), {"careful": readers.careful_tensors}, {"careful": (None, 20)}),
+    Product(
+        "tensor and masks",
+        _tensors,
+        ("x", "gradient", "masks"),
+        {"careful": readers.careful_masked},
+        {"careful": (None, 20)},
+    ),
+)
 
 
 def measure(
@@ -35,117 +91,101 @@ def measure(
         scenes = scenes or Scenes()
         source = str(scenes) if shards is None else f"shards in {shards}"
         shards = write_shards(scenes, folder) if shards is None else shards
-        report = Report(f"windows a second, batches of up to {BATCH}, one process", [source])
+        shards = thinned(shards, folder / "part", LIMIT)
+        report = Report(f"windows a second of CPU time, batches of up to {BATCH}, one process", [source])
         for size in (None, crop):
-            _compare(report, shards, folder / "files", size, seconds / 2)
+            _compare(report, shards, folder, size, seconds / 2)
     report.facts += [
-        "careful: T PNG files with OpenCV, cropped, as counts; the gradient map computed from the crop",
+        "counts: as recorded, with the gradient map in float32; tensor: (counts - offset) * scale in float32, by torch",
+        "careful: T PNG files with OpenCV, cropped; the gradient map computed from the crop; masks from a PNG a key frame",
         "field: T BMP files with Pillow, bicubic to 512x512, 3 channels, float32, normalised; no crop, no gradient map",
+        "webdataset: a tar with one PNG a frame, in order, each decoded once; the rest as careful",
+        "copy: NumPy from the mapped tar into a batch, the gradient map to float32; raw copy leaves it in float16",
     ]
     return report
 
 
-def _compare(report: Report, shards: Path, files: Path, crop: int | None, seconds: float) -> None:
-    """Add the comparison for whole frames (`crop` None) or crops to `report`."""
+def _compare(report: Report, shards: Path, folder: Path, crop: int | None, seconds: float) -> None:
+    """Add the comparisons for whole frames (`crop` None) or crops to `report`."""
     manifests = read_all(shards)
     clip = min(FRAMES, *(m.frames for m in manifests))
     batch = min(BATCH, max(1, sum(m.count("train", "labelled") for m in manifests)))
     ours = ClipLoader(shards, "train", frames=clip, batch_size=batch, crop=crop)
-    ours.masks = False  # the other sides read none
-    _thin(ours)
-    windows = _windows(ours, files)
-    checked = _check(ours, windows)
-
-    # The order of an epoch is at random for ours; so it is for the others.
+    windows = exported(ours, shards, folder / "files")
+    tar = Tar(folder / "frames.tar", folder / "files", list(windows.values()), batch)
+    products = [product for product in PRODUCTS if ours.masks or "masks" not in product.arrays]
+    what = "whole frames" if crop is None else f"crops {crop}x{crop}"
+    # The order of an epoch is at random for ours; so it is for the others, but for the tar, which has one order.
     order = np.random.default_rng(0).permutation(len(windows))
     shuffled = [list(windows.values())[i] for i in order]
-    what = "whole frames" if crop is None else f"crops {crop}x{crop}"
-    stream = _endless(ours)
-    timing = interleaved(
-        {
-            "shards": timed(lambda: len(next(stream)["key"])),
-            "careful": timed(_reader(careful_batch, shuffled, batch)),
-            "field": timed(_reader(field_batch, shuffled, batch)),
-        },
-        seconds,
-    )
+    sides = sum(1 + len(product.goals) for product in products)
+    for product in products:
+        ours.masks = "masks" in product.arrays
+        ours.set_epoch(0)
+        checked = check(ours, windows, product)
+        if "webdataset" in product.goals:
+            check_tar(tar)
+        race = {"shards": _ours(ours, product.make)}
+        for side in product.goals:
+            race[side] = _next(tar) if side == "webdataset" else _reader(product.readers[side], shuffled, batch)
+        # The processor's time of this process: no side waits for anything, and what else runs here stays out of it.
+        race_timed = {side: timed(work, time.process_time) for side, work in race.items()}
+        timing = interleaved(race_timed, seconds * len(race) / sides)
+        report.rows += [
+            {"what": what, "as": product.name, "side": side, "windows/s": timing.rate(side)} for side in race
+        ]
+        for side, goals in product.goals.items():
+            label = f"{what}, {product.name}: shards / {side}"
+            report.ratios.append((label, timing.ratio("shards", side)))
+            goal = goals[crop is not None]
+            if goal is not None and crop in (None, GOAL_CROP) and _sizes(windows) == GOAL_FRAMES:
+                report.goals[label] = goal
+    masks = "" if len(products) == len(PRODUCTS) else "; no masks in these shards"
     report.facts.append(
-        f"{what}: T={clip}, {len(windows)} key frames of {_sizes(ours)}; checked: {checked} windows, frames equal, "
-        "gradient maps within 2^-10 of the computed ones"
+        f"{what}: T={clip}, {len(windows)} key frames of {_sizes(windows)}{masks}; checked: {checked} windows of each "
+        "side, frames and tensors equal, gradient maps within 2^-10 of the computed ones"
     )
-    report.rows += [{"what": what, "side": side, "windows/s": timing.rate(side)} for side in timing.seconds]
-    report.ratios += [(f"{what}: shards / {side}", timing.ratio("shards", side)) for side in ("careful", "field")]
 
 
-def _thin(loader: ClipLoader) -> None:
-    """Leave at most LIMIT key frames, from samples spread evenly over the shards; the loader's code runs as it is."""
-    windows = loader.windows
-    if len(windows) <= LIMIT:
-        return
-    samples = np.unique(windows.sample_N)
-    each = max(1, len(windows) // len(samples))
-    chosen = samples[np.linspace(0, len(samples) - 1, min(len(samples), -(-LIMIT // each))).astype(int)]
-    keep = np.flatnonzero(np.isin(windows.sample_N, chosen))[:LIMIT]
-    windows.sample_N, windows.row_N = windows.sample_N[keep], windows.row_N[keep]
-
-
-def _windows(loader: ClipLoader, files: Path) -> dict[tuple[str, int], Window]:
-    """Every window of the loader's present epoch as image files, by its key; what is missing of them is written.
-
-    Asking for each window also touches its pages and has its checksums verified, which happens once in a process.
-    """
-    found = {}
-    windows = loader.windows
-    for index in range(len(windows)):
-        item = loader.window(index)
-        name, frame = item["key"]
-        number, row = int(windows.sample_N[index]), int(windows.row_N[index])
-        sample = windows.samples[number]
-        frames_nHW = windows.array(number, "frames.npy")
-        assert frames_nHW is not None
-        stems = []
-        for back in range(loader.frames - 1, -1, -1):
-            r = max(row - back, 0)
-            stems.append(files / name / f"{sample.first - sample.halo + r:06d}")
-            write_files(stems[-1], frames_nHW[r])
-        top, left = _corner(item["frames"][-1], frames_nHW)
-        height, width = item["size"]
-        gradient = loader.windows.manifests[sample.set].gradient
-        spec = GradientSpec.from_dict(gradient) if gradient else GradientSpec()
-        found[item["key"]] = Window(tuple(stems), top, left, height, width, item["scale"], spec)
-    return found
-
-
-def _sizes(loader: ClipLoader) -> str:
+def _sizes(windows: dict[Key, Window]) -> str:
     """Height, width and type of the frames, as a range where there are several."""
-    arrays = [loader.windows.array(int(number), "frames.npy") for number in np.unique(loader.windows.sample_N)]
-    sizes = sorted({array.shape[1:] for array in arrays if array is not None})
-    kinds = "|".join(sorted({array.dtype.name for array in arrays if array is not None}))
+    sizes = sorted({window.frames[-1].shape for window in windows.values()})
+    kinds = "|".join(sorted({window.frames[-1].dtype.name for window in windows.values()}))
     return " to ".join(f"{h}x{w}" for h, w in dict.fromkeys([sizes[0], sizes[-1]])) + f" {kinds}"
 
 
-def _corner(view_HW: np.ndarray, frames_nHW: np.ndarray) -> tuple[int, int]:
-    """Top and left of a crop in its frame, from where its first pixel lies in memory."""
-    bytes_in = view_HW.__array_interface__["data"][0] - frames_nHW.__array_interface__["data"][0]
-    height, width = frames_nHW.shape[1:]
-    return divmod(bytes_in // frames_nHW.itemsize % (height * width), width)
+def check(loader: ClipLoader, windows: dict[Key, Window], product: Product) -> int:
+    """Compare the first batches of the epoch that `windows` are of with the product's other sides.
 
-
-def _check(loader: ClipLoader, windows: dict[tuple[str, int], Window]) -> int:
-    """Compare the epoch's first batches with the careful loader's; returns how many windows. `WorkError` if they differ."""
+    Returns how many windows were compared. `WorkError` where one differs.
+    """
     count = 0
     for batch in islice(loader, CHECKED):
         chosen = [windows[key] for key in batch["key"]]
-        frames_BTHW, gradient_BHW = careful_batch(chosen)
-        close = np.allclose(batch["gradient"], gradient_BHW, rtol=TOLERANCE, atol=1e-7)
-        if not np.array_equal(batch["frames"], frames_BTHW) or not close:
-            keys = ", ".join(f"{name} frame {frame}" for name, frame in batch["key"])
-            raise WorkError(
-                f"bench loader: shards and files differ in the pixels of {keys}; a ratio would mean nothing"
-            )
-        _check_field(chosen)
+        made = product.make(batch)
+        for side, read in product.readers.items():
+            if side == "field":
+                _check_field(chosen)
+            else:
+                _same(side, {name: made[name] for name in product.arrays}, read(chosen), chosen)
         count += len(chosen)
     return count
+
+
+def check_tar(tar: Tar) -> None:
+    """Compare the first batches from the tar with the careful loader's. `WorkError` where one differs."""
+    for chosen, batch in islice(tar, CHECKED):
+        _same("webdataset", batch, readers.careful(chosen), chosen)
+
+
+def _same(side: str, ours: Batch, theirs: Batch, windows: list[Window]) -> None:
+    """`WorkError` unless the arrays that both have are equal: to the bit, but for gradient maps."""
+    for name in [name for name in ours if name in theirs]:
+        one, two = np.asarray(ours[name]), np.asarray(theirs[name])
+        close = one.shape == two.shape and np.allclose(one, two, rtol=TOLERANCE, atol=1e-7)
+        if not (close if name == "gradient" else np.array_equal(one, two)):
+            frames = ", ".join(str(Path(*window.stems[-1].parts[-3:])) for window in windows)
+            raise WorkError(f"bench loader: {side} differs in the {name} of {frames}; a ratio would mean nothing")
 
 
 def _check_field(chosen: list[Window]) -> None:
@@ -161,13 +201,30 @@ def _check_field(chosen: list[Window]) -> None:
             raise WorkError(f"bench loader: {window.stems[-1]}.bmp differs from its .png; a ratio would mean nothing")
 
 
-def _endless(loader: ClipLoader) -> Iterator[dict[str, Any]]:
-    """Epoch after epoch."""
-    while True:
-        yield from loader
+def _ours(loader: ClipLoader, make: Callable[[Batch], Batch]) -> Callable[[], int]:
+    """Makes the next batch at each call, epoch after epoch."""
+
+    def batches() -> Iterator[Batch]:
+        while True:
+            yield from loader
+
+    stream = batches()
+    return lambda: len(make(next(stream))["key"])
 
 
-def _reader(read: Callable[[list[Window]], Any], windows: list[Window], batch: int) -> Callable[[], int]:
+def _next(tar: Tar) -> Callable[[], int]:
+    """Makes the next batch from the tar at each call, pass after pass."""
+
+    def batches() -> Iterator[list[Window]]:
+        while True:
+            for windows, _ in tar:
+                yield windows
+
+    stream = batches()
+    return lambda: len(next(stream))
+
+
+def _reader(read: Reader, windows: list[Window], batch: int) -> Callable[[], int]:
     """Reads the next `batch` windows at each call, round and round."""
     upcoming = cycle(windows)
 

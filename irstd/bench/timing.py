@@ -28,13 +28,13 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _PACKAGES = ("numpy", "opencv-python", "pillow", "torch")
 
 
-def timed(work: Callable[[], int]) -> Side:
-    """A side whose whole call counts; `work` returns the number of items that it made."""
+def timed(work: Callable[[], int], clock: Callable[[], float] = time.perf_counter) -> Side:
+    """A side whose whole call counts, in seconds of `clock`; `work` returns the number of items that it made."""
 
     def side() -> tuple[int, float]:
-        start = time.perf_counter()
+        start = clock()
         items = work()
-        return items, time.perf_counter() - start
+        return items, clock() - start
 
     return side
 
@@ -92,12 +92,26 @@ def interleaved(sides: Mapping[str, Side], seconds: float) -> Timing:
 
 @dataclass
 class Report:
-    """What a benchmark found: what was run, a table of rates, and the ratios that count."""
+    """What a benchmark found: what was run, a table of rates, and the ratios that count.
+
+    `goals`: for some of the ratios, by their names, what the median should reach at the least. `results`: what counts
+    and is no ratio, a line each.
+    """
 
     title: str
     facts: list[str] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     ratios: list[tuple[str, Ratio]] = field(default_factory=list)
+    goals: dict[str, float] = field(default_factory=dict)
+    results: list[str] = field(default_factory=list)
+
+    def lines(self) -> Iterator[str]:
+        """One line a ratio, with its goal where it has one, and the other results."""
+        for what, ratio in self.ratios:
+            goal = self.goals.get(what)
+            verdict = "" if goal is None else f"; goal {goal:g}: {'held' if ratio.median >= goal else 'missed'}"
+            yield f"RATIO {what}: {ratio}{verdict}"
+        yield from self.results
 
 
 @contextmanager

@@ -13,12 +13,19 @@ from irstd.environment import cores
 from irstd.workspace import Workspace
 
 
-def loader(workspace: Workspace, shards: Path | None, seconds: float, **sizes: Any) -> None:
-    """Windows a second from shards, against image files. `sizes`: see `irstd.bench.loader.measure`."""
+def loader(workspace: Workspace, shards: Path | None, seconds: float, memory: bool = False, **sizes: Any) -> None:
+    """Windows a second from shards, against image files; with `memory`, the loader's private memory in their place.
+
+    `sizes`: see `measure` in `irstd.bench.loader` and `irstd.bench.memory`.
+    """
     from irstd.bench import loader as bench
+    from irstd.bench import memory as private
 
     with _scratch(workspace) as folder:
-        _show("loader", bench.measure(folder, seconds, shards, **sizes))
+        if memory:
+            _show("loader", private.measure(folder, shards, **sizes))
+        else:
+            _show("loader", bench.measure(folder, seconds, shards, **sizes))
 
 
 def shard(workspace: Workspace, seconds: float, **sizes: Any) -> None:
@@ -62,6 +69,6 @@ def _show(name: str, report: Any) -> None:
         say(f"  {fact}")
     rows = [{k: figure(v) if isinstance(v, float) else v for k, v in row.items()} for row in report.rows]
     say("\n" + table(rows) + "\n")
-    for what, ratio in report.ratios:
-        say(f"RATIO {what}: {ratio}")
+    for line in report.lines():
+        say(line)
     say(f"machine: {machine(cores())}")
