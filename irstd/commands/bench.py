@@ -18,7 +18,7 @@ def loader(workspace: Workspace, shards: Path | None, seconds: float, **sizes: A
     from irstd.bench import loader as bench
 
     with _scratch(workspace) as folder:
-        _show("loader", bench.measure(folder, seconds, shards, **sizes))
+        _show("loader", bench.measure(folder, seconds, shards and workspace.shards_at(shards), **sizes))
 
 
 def shard(workspace: Workspace, seconds: float, **sizes: Any) -> None:
@@ -34,7 +34,7 @@ def train(workspace: Workspace, shards: Path | None, seconds: float, **sizes: An
     from irstd.bench import train as bench
 
     with _scratch(workspace) as folder:
-        _show("train", bench.measure(folder, seconds, shards, **sizes))
+        _show("train", bench.measure(folder, seconds, shards and workspace.shards_at(shards), **sizes))
 
 
 def infer(workspace: Workspace, seconds: float, **sizes: Any) -> None:
