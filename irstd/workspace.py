@@ -63,7 +63,7 @@ class Workspace:
             return self.shards
         if not given.is_dir():
             raise InputError(
-                f"--shards {given}: no such folder; build shards with irstd shard --data DATA --out {given}"
+                f"--shards {given}: no shards here, no such folder; build them with irstd shard --data DATA --out {given}"
             )
         manifest: Any = {}
         with suppress(OSError, ValueError):  # who reads the shards says so

@@ -111,7 +111,9 @@ def test_where_shards_lie_decides_nothing(elsewhere, tmp_path):
 def test_a_folder_that_holds_no_sets_is_refused(workspace, elsewhere, tmp_path, monkeypatch):
     assert workspace.shards_at(None) == workspace.shards
     assert workspace.shards_at(elsewhere) == elsewhere
-    with pytest.raises(InputError, match=r"^--shards \S*/none: no such folder; build shards with irstd shard"):
+    with pytest.raises(
+        InputError, match=r"^--shards \S*/none: no shards here, no such folder; build them with irstd shard"
+    ):
         workspace.shards_at(tmp_path / "none")
     with pytest.raises(InputError, match=f"is the folder of one set; give the one above it, {elsewhere}$"):
         workspace.shards_at(elsewhere / "other")
