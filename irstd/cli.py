@@ -28,6 +28,9 @@ app.add_typer(bench, name="bench")
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as train.epochs=20")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="processes; default: one a GPU, else up to 2")]
+Shards = Annotated[
+    Path | None, typer.Option("--shards", metavar="DIR", help="shards elsewhere; default: shards/ of the workspace")
+]
 Register = Annotated[bool, typer.Option("--register/--no-register", help="register the result as challenger")]
 
 
@@ -132,7 +135,7 @@ def train(
     recipe: Annotated[Path | None, typer.Option("--recipe", help="a YAML file of recipes/")] = None,
     workers: Workers = None,
     register: Register = True,
-    shards: Annotated[Path | None, typer.Option("--shards", help="default: shards/ of the workspace")] = None,
+    shards: Shards = None,
     out: Annotated[Path | None, typer.Option("--out", help="also write the model package to this folder")] = None,
 ) -> None:
     """Train a network with Ray Train. The same command again resumes, or takes the finished result."""
@@ -151,7 +154,7 @@ def tune(
         int | None, typer.Option("--parallel", min=1, help="trials side by side; default: what fits")
     ] = None,
     register: Register = True,
-    shards: Annotated[Path | None, typer.Option("--shards")] = None,
+    shards: Shards = None,
 ) -> None:
     """Search a space with Ray Tune; each trial is a child run in MLflow."""
     _call(
@@ -170,7 +173,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL_URI", help="models:/ggl-net@champion, or a package's folder")],
     overrides: Overrides = None,
     split: Annotated[str, typer.Option("--split")] = "test",
-    shards: Annotated[Path | None, typer.Option("--shards")] = None,
+    shards: Shards = None,
     out: Annotated[Path | None, typer.Option("--out", help="also write the numbers to this JSON file")] = None,
 ) -> None:
     """Score a model on a split, a classical baseline at the same false-alarm rate beside it."""
@@ -180,9 +183,10 @@ def evaluate(
 @app.command()
 def promote(
     model: Annotated[str, typer.Argument(metavar="MODEL_URI", help="such as models:/ggl-net@challenger")],
+    shards: Shards = None,
 ) -> None:
     """Make a version champion if it beats the one that is, on the same gate split."""
-    _call("promote", uri=model)
+    _call("promote", uri=model, shards=shards)
 
 
 @app.command()
@@ -203,9 +207,10 @@ def lineage(
     verify: Annotated[
         bool, typer.Option("--verify", help="recompute every hash; status 1 at the first broken link")
     ] = False,
+    shards: Shards = None,
 ) -> None:
     """The chain from a model version to its recordings."""
-    _call("lineage", uri=model, verify=verify)
+    _call("lineage", uri=model, verify=verify, shards=shards)
 
 
 @app.command("list")
@@ -225,7 +230,7 @@ def clean(
 
 @bench.command("loader")
 def bench_loader(
-    shards: Annotated[Path | None, typer.Option("--shards")] = None,
+    shards: Shards = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 10.0,
     memory: Annotated[
         bool, typer.Option("--memory", help="private memory over 1 GB and 4 GB of shards instead; writes 5 GB")
@@ -243,7 +248,7 @@ def bench_shard(seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 
 
 @bench.command("train")
 def bench_train(
-    shards: Annotated[Path | None, typer.Option("--shards")] = None,
+    shards: Shards = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 10.0,
 ) -> None:
     """The share of a training step that waits for data."""

@@ -7,13 +7,14 @@ paths) lies in `settings.toml` and never changes a result.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from irstd.errors import InputError, nearest
 
@@ -72,6 +73,9 @@ class GGLNetConfig(Section):
 
 
 ModelConfig = GGLNetConfig
+Interpolation = Literal["bilinear", "bicubic", "area", "nearest"]
+SIDES = range(16, 8193)
+"""Sides in pixels to which frames can be resized."""
 
 
 class DataConfig(Section):
@@ -87,6 +91,31 @@ class DataConfig(Section):
     quarter_turns: bool = True
     contrast: float = Field(0.2, ge=0, lt=1, description="training: x times 1 +- this")
     brightness: float = Field(0.1, ge=0, description="training: x plus or minus up to this")
+    resize: str = Field("native", description="native, letterbox:N or stretch:N: what the network gets of whole frames")
+    interpolation: Interpolation = Field("bilinear", description="of resized frames, smoothed where they shrink")
+
+    @field_validator("resize", mode="before")
+    @classmethod
+    def _sized(cls, given: Any) -> Any:
+        found = re.fullmatch(r"native|(?:letterbox|stretch):([1-9][0-9]{1,4})", str(given))
+        if not found or (found[1] and int(found[1]) not in SIDES):
+            raise ValueError(f"write native, letterbox:N or stretch:N, with N from {SIDES[0]} to {SIDES[-1]} pixels")
+        return given
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> DataConfig:
+        if self.crop is not None and self.resize != "native":
+            raise ValueError(
+                f"data.crop={self.crop} cuts from frames as they are, and whole frames would be measured at "
+                f"data.resize={self.resize}, another scale; choose one (data.crop=null or data.resize=native)"
+            )
+        return self
+
+    @property
+    def resized(self) -> tuple[str, int]:
+        """Kind and side: ("letterbox", 512); ("native", 0)."""
+        kind, _, side = self.resize.partition(":")
+        return kind, int(side or 0)
 
 
 class LossConfig(Section):
@@ -155,7 +184,9 @@ class Config(Section):
 
     def identity(self) -> dict[str, Any]:
         """What of the configuration decides a trained model (the sets go in by their digests, elsewhere)."""
-        data = self.data.model_dump(mode="json", exclude={"sets"})
+        # Nothing is interpolated in native frames, and a run from before there was a choice is still that run.
+        idle = {"resize", "interpolation"} if self.data.resize == "native" else set()
+        data = self.data.model_dump(mode="json", exclude={"sets"} | idle)
         found = {"model": self.model.model_dump(mode="json"), "data": data}
         found["train"] = self.train.model_dump(mode="json")
         # These choose the checkpoint that is kept as best.

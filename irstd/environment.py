@@ -1,7 +1,8 @@
 """Environment variables of every process of irstd, in one place.
 
 They keep what is written inside IRSTD_HOME, keep the components from calling home, and give each process on a CPU its
-share of threads: spinning OpenMP threads of two processes on two cores cost a factor of five.
+share of threads: spinning OpenMP threads of two processes on two cores cost a factor of five. Beside them: how many cores
+there are, and whether a process still runs.
 """
 
 from __future__ import annotations
@@ -74,3 +75,17 @@ def ensure_ray_token(home: Path) -> None:
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def running(pid: int, since: float) -> bool:
+    """Whether the very process that was started as `pid` at `since` (seconds, as psutil says it) is still there.
+
+    A process id alone may have been given to another one.
+    """
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - since) < 2
+    except psutil.Error:
+        return False

@@ -11,6 +11,7 @@ import hashlib
 import os
 import tempfile
 import tomllib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +57,22 @@ class Workspace:
     def shards(self) -> Path:
         return self.root / "shards"
 
+    def shards_at(self, given: Path | None) -> Path:
+        """The folder that `--shards` names, or the workspace's own. `InputError` where it cannot hold sets of shards."""
+        if given is None:
+            return self.shards
+        if not given.is_dir():
+            raise InputError(
+                f"--shards {given}: no shards here, no such folder; build them with irstd shard --data DATA --out {given}"
+            )
+        manifest: Any = {}
+        with suppress(OSError, ValueError):  # who reads the shards says so
+            manifest = read_json(given / "manifest.json")
+        if isinstance(manifest, dict) and "sequences" in manifest:
+            above = given.resolve().parent
+            raise InputError(f"--shards {given}: is the folder of one set; give the one above it, {above}")
+        return given
+
     @property
     def runs(self) -> Path:
         """Run folders: one a run, named by the run's identity."""
@@ -85,7 +102,7 @@ class Workspace:
             record = read_json(self.stack_file)
         except (OSError, ValueError):
             return {}
-        alive = all(_alive(s["pid"], s.get("created")) for s in record.get("services", {}).values())
+        alive = all(environment.running(s["pid"], s["created"]) for s in record.get("services", {}).values())
         return record if alive and record.get("services") else {}
 
     @property
@@ -150,16 +167,3 @@ def _settings(path: Path) -> dict[str, dict[str, Any]]:
                 raise InputError(f"{path.name}: unknown setting {section}.{key}{nearest(key, found[section])}")
             found[section][key] = value
     return found
-
-
-def _alive(pid: int, created: float | None) -> bool:
-    """Whether the very process still runs: a process id alone may have been given to another one."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        return created is None or abs(process.create_time() - created) < 2
-    except psutil.Error:
-        return False

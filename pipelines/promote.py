@@ -11,8 +11,11 @@ from pipelines.results import publish
 
 
 @flow(name="promote-flow")
-def promote_flow(model: str = "models:/ggl-net@challenger") -> dict[str, Any] | None:
-    """Compare `model` with the champion on the split that decides promotions, and move the alias where it wins."""
-    result = drive.with_options(name="promote")(["promote", model])
+def promote_flow(model: str = "models:/ggl-net@challenger", shards: str | None = None) -> dict[str, Any] | None:
+    """Compare `model` with the champion on the split that decides promotions, and move the alias where it wins.
+
+    `shards` names the folder of the shards that both were trained on, where they lie elsewhere.
+    """
+    result = drive.with_options(name="promote")(["promote", model, *(["--shards", shards] if shards else [])])
     publish("promote-flow", result)
     return result

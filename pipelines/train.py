@@ -21,8 +21,11 @@ def train_flow(
     config: Config = Config(),  # noqa: B008 - frozen; its web form shows the defaults
     workers: int | None = None,
     register_model: bool = True,
+    shards: str | None = None,
 ) -> dict[str, Any] | None:
     """Shard what has changed, then train `model` (by default the recipe's) and register the best checkpoint.
+
+    `shards` names a folder of shards elsewhere: these are taken as they are, and nothing is built.
 
     Values: defaults < params.yaml < `recipe` < those given in `config`. `workers` says where it runs, not what.
     """
@@ -33,7 +36,10 @@ def train_flow(
         arguments += ["--workers", str(workers)]
     if not register_model:
         arguments.append("--no-register")
-    drive.with_options(name="shard")(["shard"])
+    if shards is None:
+        drive.with_options(name="shard")(["shard"])
+    else:
+        arguments += ["--shards", shards]
     result = drive.with_options(name="train")([*arguments, *overrides(config)])
     publish("train-flow", result)
     return result

@@ -18,14 +18,21 @@ def tune_flow(
     config: Config = Config(),  # noqa: B008 - frozen; its web form shows the defaults
     workers: int | None = None,
     register_model: bool = True,
+    shards: str | None = None,
 ) -> dict[str, Any] | None:
-    """Shard what has changed, search the space `tune_spaces/<space>.yaml`, and register the best trial's checkpoint."""
+    """Shard what has changed, search the space `tune_spaces/<space>.yaml`, and register the best trial's checkpoint.
+
+    `shards` names a folder of shards elsewhere: these are taken as they are, and nothing is built.
+    """
     arguments = ["tune", space]
     if workers is not None:
         arguments += ["--workers", str(workers)]
     if not register_model:
         arguments.append("--no-register")
-    drive.with_options(name="shard")(["shard"])
+    if shards is None:
+        drive.with_options(name="shard")(["shard"])
+    else:
+        arguments += ["--shards", shards]
     result = drive.with_options(name="tune")([*arguments, *overrides(config)])
     publish("tune-flow", result)
     return result

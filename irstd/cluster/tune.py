@@ -19,6 +19,7 @@ from irstd.cluster.plan import Plan
 from irstd.config import Config
 from irstd.errors import WorkError
 from irstd.files import read_json, staged_folder, write_json
+from irstd.training.record import finished
 from irstd.workspace import Workspace
 
 Outcome = dict[str, Any]
@@ -100,7 +101,7 @@ def trial(params: dict[str, Any], jobs: list[dict[str, Any]]) -> None:
     """One trial: what Ray Tune runs in its own process."""
     job = jobs[params["number"]]
     folder = Path(job["folder"])
-    done = finished(folder)
+    done = finished(folder, record_needed=False)
     label = f"trial {job['number']}/{job['total']}"
     if done:
         job["say"](f"{label}: {job['run']} was trained before; its result is taken")
@@ -180,15 +181,6 @@ def _reported(folder: Path) -> dict[str, Any]:
     """A trained run's last report."""
     state = read_json(folder / "checkpoint" / "state.json")
     return state["history"][-1] | {f"best_{k}": v for k, v in state["best"].items() if k.startswith("val_")}
-
-
-def finished(folder: Path) -> dict[str, Any] | None:
-    """`run.json` of a finished run whose checkpoint is still there, or None."""
-    try:
-        record = read_json(folder / "run.json")
-    except (OSError, ValueError):
-        return None
-    return record if record.get("finished") and (folder / "checkpoint" / "best.safetensors").is_file() else None
 
 
 def best(outcomes: list[Outcome], metric: str, mode: str) -> Outcome:

@@ -21,6 +21,7 @@ def loader(workspace: Workspace, shards: Path | None, seconds: float, memory: bo
     from irstd.bench import loader as bench
     from irstd.bench import memory as private
 
+    shards = shards and workspace.shards_at(shards)
     with _scratch(workspace) as folder:
         if memory:
             _show("loader", private.measure(folder, shards, **sizes))
@@ -41,7 +42,7 @@ def train(workspace: Workspace, shards: Path | None, seconds: float, **sizes: An
     from irstd.bench import train as bench
 
     with _scratch(workspace) as folder:
-        _show("train", bench.measure(folder, seconds, shards, **sizes))
+        _show("train", bench.measure(folder, seconds, shards and workspace.shards_at(shards), **sizes))
 
 
 def infer(workspace: Workspace, seconds: float, **sizes: Any) -> None:

@@ -99,6 +99,8 @@ def _held_out(workspace: Workspace) -> sequence.Sequence:
 def _compare(measured: dict) -> None:
     """The demo's promise: the model beats the classical baselines at the same false-alarm rate."""
     mine = measured["protocols"][0]["pd"] or 0.0
+    if not measured["baselines"]:
+        raise WorkError("the model marks too many pixels to be compared with the classical baselines")
     best = max(measured["baselines"], key=lambda b: b["pd"] or 0.0)
     if mine <= (best["pd"] or 0.0):
         raise WorkError(f"the model's Pd {mine:.3f} does not beat {best['method']}'s {best['pd']:.3f} at the same Fa")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,18 @@ import numpy as np
 
 from irstd import config as configuration
 from irstd.commands.show import result, say, scored, table
+from irstd.data.loader import ClipLoader
+from irstd.data.manifest import read_all
 from irstd.errors import InputError
-from irstd.files import write_json
+from irstd.files import canonical_json, sha256_text, write_json
 from irstd.inference.package import Package
 from irstd.workspace import Workspace
 
 # Each protocol on the grid that its tables use.
 PROTOCOLS: tuple[tuple[str, int | None], ...] = (("strict", None), ("basicirstd", None), ("dnanet", 256), ("msda", 512))
+# Pixels of false alarms up to which the baselines are put beside the model: 1 in 3000 of ten thousand 512 x 640 frames. To
+# be compared, they need about as many pixels in memory.
+COMPARABLE = 2**20
 
 
 def run(
@@ -31,31 +37,40 @@ def run(
     for key in changed:
         if key != "data.sets":
             raise InputError(f"{key}: evaluate measures the model as it is; it takes data.sets=[...] only")
-    sets = changed.get("data.sets") or sorted(package.content["lineage"]["sets"])
-    found = score(package, shards or workspace.shards, split, sets)
+    place = workspace.shards_at(shards)
+    sets = changed.get("data.sets")
+    if not sets:  # the model's own; of other shards all, since they need not know those
+        sets = sorted(package.content["lineage"]["sets"]) if shards is None else [m.set for m in read_all(place)]
+    found = score(package, place, split, sets)
     show(found)
     if out is not None:
         write_json(out, found)
-    log(workspace, package.content["lineage"].get("mlflow_run"), split, found)
+    log(workspace, package.content["lineage"], found)
     result(model=uri, split=split, **{k: found["protocols"][0][k] for k in ("iou", "pd", "fa")})
 
 
-def log(workspace: Workspace, run_id: str | None, split: str, found: dict[str, Any]) -> None:
-    """Write the numbers to the model's run, where this store has it: a package may come from elsewhere."""
+def log(workspace: Workspace, lineage: dict[str, Any], found: dict[str, Any]) -> None:
+    """Write the numbers to the model's run, where this store has it: a package may come from elsewhere.
+
+    Those of other shards than the model was trained on bear their digests' hash, and stand beside the model's own.
+    """
     from irstd.registry import tracking
 
+    run_id, label = lineage.get("mlflow_run"), found["split"]
+    if found["digests"] != lineage["sets"]:
+        label += f"-{sha256_text(canonical_json(found['digests']))[:12]}"
     with tracking.answering(workspace):
         if not run_id or not tracking.known(workspace, run_id):
             say(f"the model's run is not in MLflow at {workspace.mlflow_uri}; its numbers are not logged there")
             return
         values = {
-            f"{split}_{row['protocol']}_{k}": row[k]
+            f"{label}_{row['protocol']}_{k}": row[k]
             for row in found["protocols"]
             for k in ("iou", "niou", "pd", "fa")
             if row[k] is not None
         }
         tracking.log_values(tracking.client(workspace), run_id, values)
-        tracking.log_text(workspace, run_id, configuration_json(found), f"evaluation-{split}.json")
+        tracking.log_text(workspace, run_id, configuration_json(found), f"evaluation-{label}.json")
 
 
 def configuration_json(value: Any) -> str:
@@ -67,9 +82,10 @@ def configuration_json(value: Any) -> str:
 def score(package: Package, shards: Path, split: str, sets: list[str]) -> dict[str, Any]:
     """Numbers of the package's model on `split` of `sets`, and of the classical baselines at the model's Fa.
 
-    Returns {"split", "digests", "chosen", "threshold", "frames", "protocols": [...], "baselines": [...]}.
+    Returns {"split", "digests", "chosen", "threshold", "frames", "protocols": [...], "baselines": [...]}. The frames are
+    read again for each pass over them, so memory does not grow with their number. No baselines where the model marks too
+    many pixels for a comparison to say anything.
     """
-    from irstd.data.manifest import read_all
     from irstd.metrics import SegmentationMetrics
     from irstd.metrics.operating import pd_at_fa
     from irstd.models.classical import CLASSICAL
@@ -82,19 +98,17 @@ def score(package: Package, shards: Path, split: str, sets: list[str]) -> dict[s
         raise InputError(
             f"no labelled key frame in the split {split!r} of {', '.join(sets)}; there are: {', '.join(have)} (--split)"
         )
-    loader = loader_for(config, shards, split, manifests, batch_size=1)
+
+    def fresh() -> ClipLoader:
+        """A loader at its beginning: passes go on side by side, and a loader that was gone through stands elsewhere."""
+        return loader_for(config, shards, split, manifests, batch_size=1)
+
+    loader = fresh()
     if not loader.masks:
         raise InputError(f"the split {split!r} of {', '.join(sets)} has no masks to score a segmentation against")
     model = package.model()
     metrics = [SegmentationMetrics(name, model.threshold, grid) for name, grid in PROTOCOLS]
-    # What the baselines need of all frames at once, as small as it can be: counts as they are recorded, masks of bool.
-    masks: list[np.ndarray] = []
-    frames: list[np.ndarray] = []
-    for number, batch in enumerate(loader, 1):
-        h, w = batch["size"][0]
-        mask_HW = batch["masks"][0, :h, :w] != 0
-        masks.append(mask_HW)
-        frames.append(batch["frames"][0, -1, :h, :w].copy())
+    for number, (batch, _, mask_HW) in enumerate(_frames(loader), 1):
         found = model.predict(batch)[0]
         for metric in metrics:
             metric.update(found.probability_HW, mask_HW, group=batch["key"][0][0])
@@ -105,22 +119,40 @@ def score(package: Package, shards: Path, split: str, sets: list[str]) -> dict[s
         if row["targets"] == 0:
             row["pd"] = None
     baselines = []
-    for name, operator in CLASSICAL.items():
-        # Four bytes a pixel of every frame: gone before the next method's are made.
-        responses = [operator(frame_HW) for frame_HW in frames]
-        point = pd_at_fa(responses, masks, rows[0]["fa"])
-        del responses
-        baselines.append({"method": name, "pd": point.pd, "fa": point.fa, "threshold": float(point.threshold)})
+    if rows[0]["fa"] * rows[0]["pixels"] <= COMPARABLE:
+        masks = Anew(lambda: (mask_HW for _, _, mask_HW in _frames(fresh())))
+        for name, operator in CLASSICAL.items():
+            say(f"evaluate: {name} on {len(loader.windows)} frames")
+            responses = Anew(lambda operator=operator: (operator(frame_HW) for _, frame_HW, _ in _frames(fresh())))
+            point = pd_at_fa(responses, masks, rows[0]["fa"])
+            baselines.append({"method": name, "pd": point.pd, "fa": point.fa, "threshold": float(point.threshold)})
     return {
         "split": split,
         "digests": {m.set: m.digest for m in manifests},
         "chosen": package.content["metrics"]["chosen"],
         "threshold": model.threshold,
-        "frames": len(masks),
+        "frames": rows[0]["images"],
         "protocols": rows,
         "baselines": baselines,
         "run": package.content["lineage"]["run"],
     }
+
+
+class Anew:
+    """What can be gone through many times without being held: every `iter` calls `make` again."""
+
+    def __init__(self, make: Callable[[], Iterator[np.ndarray]]) -> None:
+        self.make = make
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self.make()
+
+
+def _frames(loader: ClipLoader) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray]]:
+    """Batches of one key frame, each with its counts [H, W] and its mask, bool [H, W], without padding."""
+    for batch in loader:
+        h, w = batch["size"][0]
+        yield batch, batch["frames"][0, -1, :h, :w], batch["masks"][0, :h, :w] != 0
 
 
 def show(found: dict[str, Any]) -> None:
@@ -131,6 +163,9 @@ def show(found: dict[str, Any]) -> None:
     )
     for row in found["protocols"]:
         say(f"  {row['protocol']:<10} grid {row['grid'] or 'native':<6}  {scored(row)}")
+    if not found["baselines"]:
+        say(f"no classical baselines beside it: the model marks more than {COMPARABLE} pixels falsely")
+        return
     rows = [{"method": "model", "Pd": found["protocols"][0]["pd"], "Fa e-6": found["protocols"][0]["fa"] * 1e6}]
     rows += [{"method": b["method"], "Pd": b["pd"], "Fa e-6": b["fa"] * 1e6} for b in found["baselines"]]
     say("beside classical baselines, each at the model's Fa or below (strict, native grid):")

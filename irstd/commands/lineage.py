@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from irstd.commands.show import say
 from irstd.workspace import Workspace
 
 
-def run(workspace: Workspace, uri: str, verify: bool) -> int:
+def run(workspace: Workspace, uri: str, verify: bool, shards: Path | None = None) -> int:
     from irstd.registry import lineage, models, tracking
 
+    place = workspace.shards_at(shards)
     with tracking.answering(workspace):
         package = models.package(workspace, uri)
         version = models.resolve(workspace, uri) if uri.startswith("models:/") else None
@@ -17,7 +20,7 @@ def run(workspace: Workspace, uri: str, verify: bool) -> int:
         if not verify:
             return 0
         say("")
-        for what, broken in lineage.verify(workspace, package, version):
+        for what, broken in lineage.verify(workspace, package, version, place):
             say(f"{'broken' if broken else 'holds':<7} {what}" + (f": {broken}" if broken else ""))
             if broken:
                 return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from irstd.commands.show import result, say, scored, table
@@ -9,16 +10,17 @@ from irstd.errors import InputError
 from irstd.workspace import Workspace
 
 
-def run(workspace: Workspace, uri: str) -> int:
+def run(workspace: Workspace, uri: str, shards: Path | None = None) -> int:
     """Status 0 where the version is champion afterwards, 1 where the champion stays."""
     from irstd.registry import models, promotion, tracking
 
     if not uri.startswith("models:/"):
         raise InputError(f"{uri}: promote takes a registered version, such as models:/ggl-net@challenger")
+    place = workspace.shards_at(shards)
     with tracking.answering(workspace):
         challenger = models.resolve(workspace, uri)
         champion = models.aliased(workspace, challenger.name, "champion")
-        verdict = promotion.compare(workspace, challenger, champion)
+        verdict = promotion.compare(workspace, challenger, champion, place)
         rows: list[dict[str, Any]] = []
         for role, values in (("challenger", verdict.challenger), ("champion", verdict.champion)):
             if values:

@@ -16,6 +16,7 @@ from irstd.data.windows import require
 from irstd.errors import InputError
 from irstd.files import read_json, sha256_file, staged_folder, write_json
 from irstd.training.identity import Identity, identity
+from irstd.training.record import finished
 from irstd.workspace import Workspace
 
 
@@ -54,7 +55,7 @@ def run(
     ):
         raise InputError(f"--out {out}: holds something else than a model package; name a new folder")
     config = configuration.load(workspace.root, recipe, changed, model)
-    job = prepare(config, shards or workspace.shards)
+    job = prepare(config, workspace.shards_at(shards))
     record = execute(workspace, job, workers)
     package = write_package(workspace, job, record)
     if out is not None:
@@ -173,16 +174,6 @@ def _execute(workspace: Workspace, job: Job, workers: int | None) -> dict[str, A
     return record
 
 
-def finished(folder: Path, record_needed: bool = True) -> dict[str, Any] | None:
-    """`run.json` of a finished run whose checkpoint is still there, or None."""
-    try:
-        record = read_json(folder / "run.json")
-    except (OSError, ValueError):
-        return None
-    whole = record.get("finished") and (folder / "checkpoint" / "best.safetensors").is_file()
-    return record if whole and (not record_needed or "lineage" in record) else None
-
-
 def numbers(job: Job, best: dict[str, Any]) -> str:
     """The validation numbers with all that they depend on."""
     from irstd.commands.show import scored
@@ -196,8 +187,6 @@ def numbers(job: Job, best: dict[str, Any]) -> str:
 
 def write_package(workspace: Workspace, job: Job, record: dict[str, Any]) -> Path:
     """The model package of a finished run, in its run folder."""
-    from safetensors.torch import load_file
-
     from irstd.inference import package
 
     folder = workspace.runs / job.name
@@ -215,9 +204,7 @@ def write_package(workspace: Workspace, job: Job, record: dict[str, Any]) -> Pat
     }
     with staged_folder(target) as staged:
         lineage = record["lineage"] | {"mlflow_run": record["mlflow_run"], "weights_sha256": weights_sha256}
-        package.write(staged, load_file(best), job.config, job.manifests, lineage, metrics)
-        # One writer, one order of tensors: the file is the checkpoint's own.
-        (staged / "weights.safetensors").write_bytes(best.read_bytes())
+        package.write(staged, best, job.config, job.manifests, lineage, metrics)
     return target
 
 

@@ -10,6 +10,7 @@ from irstd.commands import train as training
 from irstd.commands.show import result, say, table
 from irstd.errors import InputError
 from irstd.files import canonical_json, read_json, sha256_text, write_json
+from irstd.training.record import finished
 from irstd.workspace import Workspace
 
 
@@ -32,8 +33,8 @@ def run(
     say(f"best: trial {best['number']}, {' '.join(f'{k}={v}' for k, v in best['overrides'].items())}")
     version = None
     if register:
-        job = training.prepare(found["config"], shards or workspace.shards)
-        record = training.finished(workspace.runs / job.name)
+        job = training.prepare(found["config"], workspace.shards_at(shards))
+        record = finished(workspace.runs / job.name)
         assert record is not None
         package = training.write_package(workspace, job, record)
         version = training.publish(workspace, job, record, package)
@@ -63,7 +64,7 @@ def search(
     jobs = []
     for trial in drawn:
         config = spaces.config_of(space, workspace.root, {**overrides, **trial})
-        jobs.append(training.prepare(config, shards or workspace.shards))
+        jobs.append(training.prepare(config, workspace.shards_at(shards)))
     jobs, drawn = distinct(jobs, drawn)
     metric = f"val_{space.objective.metric}"
     if not sum(m.count("val", "labelled") for m in jobs[0].manifests):
@@ -127,7 +128,7 @@ def searched(workspace: Workspace, folder: Path) -> list[dict[str, Any]]:
     try:
         outcomes = read_json(folder / "sweep.json")["outcomes"]
         for outcome in outcomes:
-            record = training.finished(workspace.runs / outcome["run"])
+            record = finished(workspace.runs / outcome["run"])
             if outcome["error"] or record is None or not record.get("mlflow_run"):
                 return []
     except (OSError, ValueError, KeyError, TypeError):
@@ -184,7 +185,7 @@ def complete(
 
     for job, chain, tracker in zip(jobs, chains, trackers, strict=True):
         folder = workspace.runs / job.name
-        record = training.finished(folder, record_needed=False)
+        record = finished(folder, record_needed=False)
         if record is None or ("lineage" in record and record.get("mlflow_run")):
             continue
         state = read_json(folder / "checkpoint" / "state.json")

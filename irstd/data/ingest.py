@@ -93,6 +93,8 @@ def ingest(
         report.splits_changed = commit(fresh, work, data / set_name, given)
     report.unlabelled = [name for name in candidates if not (there | fresh)[name].labelled]
     report.messages += _remarks(report, [(there | fresh)[name] for name in candidates])
+    if unread := listing.unread(candidates.values()):
+        report.messages.append(f"not read: {len(unread)} of {len(listing.files)} files of the source: {some(unread)}")
     return report
 
 

@@ -8,6 +8,7 @@ It is what a model version in the registry carries, and what `irstd detect --mod
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class Package:
 
 def write(
     folder: Path,
-    weights: dict[str, Any],
+    weights: dict[str, Any] | Path,
     config: Config,
     manifests: list[Any],
     lineage: dict[str, Any],
@@ -67,8 +68,9 @@ def write(
 ) -> Package:
     """Write a package into the empty folder `folder`.
 
-    `manifests` give the statistics of the `dataset` intensity rule and the bit depth; `metrics` the numbers that chose the
-    checkpoint, with protocol, split and rule of choice.
+    `weights` are tensors by name, or a file of them, which is copied: its sha256 stays. `manifests` give the statistics of
+    the `dataset` intensity rule and the bit depth; `metrics` the numbers that chose the checkpoint, with protocol, split
+    and rule of choice.
     """
     from safetensors.torch import save_file
 
@@ -90,6 +92,9 @@ def write(
         "lineage": lineage,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / "weights.safetensors")
+    if isinstance(weights, Path):
+        shutil.copyfile(weights, folder / "weights.safetensors")
+    else:
+        save_file(weights, folder / "weights.safetensors")
     write_json(folder / "package.json", content)
     return Package(folder, content)

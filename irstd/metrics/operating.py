@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -155,90 +155,119 @@ def threshold_for_fa(curve: OperatingCurve, fa: float) -> float:
 
 
 def pd_at_fa(
-    scores: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray],
+    scores: Iterable[np.ndarray],
+    masks: Iterable[np.ndarray],
     fa: float,
     protocol: str | SegmentationProtocol = "strict",
 ) -> OperatingPoint:
     """The operating point of score maps of any range at the lowest threshold from which upwards Fa is never above `fa`.
 
-    scores: maps [H, W] of real numbers. masks: as in `SegmentationMetrics`. fa: fraction of pixels, at least 0. Exact:
-    every distinct score is tried, not a sample of them, so that two detectors can be put side by side at the same Fa.
-    Unlike `threshold_for_fa` it describes the frames given and promises nothing of others, so a small set is not
-    refused.
+    scores: maps [H, W] of real numbers. masks: as in `SegmentationMetrics`. Both are gone through more than once, so each
+    is a list, or something else that begins anew at every `iter`. fa: fraction of pixels, at least 0. Exact: every
+    distinct score is tried, not a sample of them, so that two detectors can be put side by side at the same Fa. Unlike
+    `threshold_for_fa` it describes the frames given and promises nothing of others, so a small set is not refused.
+
+    No map is kept: only the targets and the highest pixels are, a few times as many as `fa` allows and 256 a frame.
     """
     if not fa >= 0:
         raise InputError(f"the wanted Fa is {fa}: it must be at least 0")
-    if not len(scores):
+    shapes = [np.shape(mask) for mask in masks]
+    if not shapes:
         raise InputError("no score map was given")
     protocol = segmentation_protocol(protocol)
-    pairs = [checked_pair(s, m, any_range=True) for s, m in zip(scores, masks, strict=True)]
-    dtype = np.result_type(np.float32, *(score.dtype for score, _ in pairs))
-    maps = [np.ascontiguousarray(score, dtype) for score, _ in pairs]
-    targets = [components(mask) for _, mask in pairs]
-    pixels = sum(score.size for score in maps)
+    pixels = sum(int(np.prod(shape)) for shape in shapes)
     budget = int(fa * pixels + _ROUNDING)
 
     # Only the highest scores matter; how many is not known before, so the reach grows until Fa is exceeded or all
     # are in.
-    reach = 4 * budget + 256 * len(maps)
+    reach = 4 * budget + 256 * len(shapes)
     while True:
-        levels, touched = _levels(maps, reach)
-        point = _descend(maps, targets, levels, touched, budget, protocol)
-        if point is not None or sum(map(len, touched)) == pixels:
+        tops = _Tops(scores, masks, min(reach, pixels))
+        point = tops.descend(budget, protocol)
+        if point is not None or tops.count == pixels:
             break
         reach *= 4
     if point is None:  # even all pixels together stay within the budget
-        below = np.nextafter(levels[-1], dtype.type(-np.inf))
-        matches = [match_frame(components(score > below), t, protocol) for score, t in zip(maps, targets, strict=True)]
+        below = np.nextafter(tops.levels[-1], tops.levels.dtype.type(-np.inf))
+        matches = [match_frame(components(np.ones(t.shape, bool)), t, protocol) for t in tops.targets]
         point = float(below), sum(m.hits for m in matches), sum(m.false_alarm_pixels for m in matches)
     threshold, hits, false_pixels = point
-    count = sum(map(len, targets))
+    count = sum(map(len, tops.targets))
     return OperatingPoint(threshold, hits / count if count else None, false_pixels / pixels)
 
 
-def _levels(maps: list[np.ndarray], reach: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The distinct scores of at least the `reach` highest pixels, descending, and for each the frames of its pixels (a
-    frame once a pixel)."""
-    tops = [score.ravel() for score in maps]
-    tops = [np.partition(t, len(t) - reach)[len(t) - reach :] if reach < len(t) else t for t in tops]
-    highest = np.concatenate(tops)
-    cut = np.partition(highest, len(highest) - reach)[len(highest) - reach] if reach < len(highest) else highest.min()
-    values = [score[score >= cut] for score in maps]
-    frames = np.repeat(np.arange(len(maps)), [len(v) for v in values])
-    flat = np.concatenate(values)
-    order = np.argsort(-flat, kind="stable")
-    flat, frames = flat[order], frames[order]
-    starts = np.flatnonzero(np.diff(flat, prepend=np.inf))
-    return flat[starts], np.split(frames, starts[1:])
+class _Tops:
+    """The targets of all frames, and the places of about the `reach` highest pixels of all score maps together.
 
-
-def _descend(
-    maps: list[np.ndarray],
-    targets: list[Components],
-    levels: np.ndarray,
-    touched: list[np.ndarray],
-    budget: int,
-    protocol: SegmentationProtocol,
-) -> tuple[float, int, int] | None:
-    """Lower the threshold level by level until the false-alarm pixels exceed the budget.
-
-    Returns threshold, hits and false-alarm pixels just before; None when the levels end first. At each level only the
-    frames that gain a pixel are matched anew.
+    `levels`: their distinct scores, descending; `frames[starts[i] : starts[i + 1]]`: for level i the frames of its pixels
+    (a frame once a pixel); `count`: how many pixels there are.
     """
-    matches = [_NOTHING] * len(maps)
-    # While no more pixels are predicted than Fa may have, it cannot be exceeded: these levels are taken at once.
-    free = int(np.searchsorted(np.cumsum([len(frames) for frames in touched]), budget, side="right"))
-    pending = [np.concatenate(touched[:free])] if free else []
-    hits = false_pixels = 0
-    for index in range(max(free - 1, 0), len(levels)):
-        frames = pending.pop() if pending else touched[index]
-        before = hits, false_pixels
-        for frame in np.unique(frames).tolist():
-            match = match_frame(components(maps[frame] >= levels[index]), targets[frame], protocol)
-            hits += match.hits - matches[frame].hits
-            false_pixels += match.false_alarm_pixels - matches[frame].false_alarm_pixels
-            matches[frame] = match
-        if false_pixels > budget:
-            return float(levels[index]), *before
-    return None
+
+    def __init__(self, scores: Iterable[np.ndarray], masks: Iterable[np.ndarray], reach: int) -> None:
+        self.targets: list[Components] = []
+        self.places: list[np.ndarray] = []
+        self.values: list[np.ndarray] = []
+        self.count, cut = 0, -np.inf
+        for score, mask in zip(scores, masks, strict=True):
+            score, mask = checked_pair(score, mask, any_range=True)
+            self.targets.append(components(mask))
+            flat = np.ravel(score).astype(np.result_type(np.float32, score.dtype), copy=False)
+            places = np.flatnonzero(flat >= cut)
+            self.places.append(places)
+            self.values.append(flat[places])
+            self.count += len(places)
+            if self.count > 2 * reach:
+                cut = self._drop(reach)
+        self._drop(reach)
+        flat = np.concatenate(self.values)
+        self.values = [values.astype(flat.dtype, copy=False) for values in self.values]
+        frames = np.repeat(np.arange(len(self.values), dtype=np.int32), [len(v) for v in self.values])
+        order = np.argsort(-flat, kind="stable")
+        flat, self.frames = flat[order], frames[order]
+        starts = np.flatnonzero(np.diff(flat, prepend=np.inf))
+        self.levels, self.starts = flat[starts], np.append(starts, len(flat))
+
+    def _drop(self, reach: int) -> float:
+        """Leave out what is below the score of the `reach`-th highest pixel; that score.
+
+        Pixels of that very score go too where they are many more than `reach`: a flat background would all be kept.
+        """
+        if self.count <= reach:
+            return -np.inf
+        highest = np.concatenate(self.values)
+        cut = np.partition(highest, len(highest) - reach)[len(highest) - reach]
+        ties = np.count_nonzero(highest >= cut) <= 2 * reach
+        for index, values in enumerate(self.values):
+            keep = values >= cut if ties else values > cut
+            self.values[index], self.places[index] = values[keep], self.places[index][keep]
+        self.count = sum(map(len, self.values))
+        return cut if ties else np.nextafter(cut, np.asarray(cut).dtype.type(np.inf))
+
+    def above(self, frame: int, level: float) -> np.ndarray:
+        """bool [H, W]: the pixels of a frame that score at least `level`, one of `levels`."""
+        mask_HW = np.zeros(self.targets[frame].shape, bool)
+        mask_HW.reshape(-1)[self.places[frame][self.values[frame] >= level]] = True
+        return mask_HW
+
+    def descend(self, budget: int, protocol: SegmentationProtocol) -> tuple[float, int, int] | None:
+        """Lower the threshold level by level until the false-alarm pixels exceed the budget.
+
+        Returns threshold, hits and false-alarm pixels just before; None when the levels end first. At each level only
+        the frames that gain a pixel are matched anew.
+        """
+        matches = [_NOTHING] * len(self.targets)
+        # While no more pixels are predicted than Fa may have, it cannot be exceeded: these levels are taken at once.
+        free = int(np.searchsorted(self.starts[1:], budget, side="right"))
+        first = max(free - 1, 0)
+        hits = false_pixels = 0
+        for index in range(first, len(self.levels)):
+            start = 0 if index == first else self.starts[index]
+            before = hits, false_pixels
+            for frame in np.unique(self.frames[start : self.starts[index + 1]]).tolist():
+                match = match_frame(components(self.above(frame, self.levels[index])), self.targets[frame], protocol)
+                hits += match.hits - matches[frame].hits
+                false_pixels += match.false_alarm_pixels - matches[frame].false_alarm_pixels
+                matches[frame] = match
+            if false_pixels > budget:
+                return float(self.levels[index]), *before
+        return None

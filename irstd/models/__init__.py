@@ -28,11 +28,13 @@ def __getattr__(name: str) -> Any:
 
 
 def build_model(config: Config) -> SegmentationModel:
-    """The network that `config.model` names, with fresh weights, its loss and its threshold."""
+    """The network that `config.model` names, with fresh weights, its loss, its threshold and the size of its input."""
     from irstd.models.ggl_net import GGLNet
+    from irstd.models.resize import Resize
 
     options = config.model.model_dump(exclude={"name"})
     model = GGLNet(**options)
     model.loss_config = config.train.loss
     model.threshold = config.evaluate.threshold
+    model.resize = Resize.of(config.data, config.model.operator if model.takes_gradient else None)
     return model

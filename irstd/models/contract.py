@@ -17,6 +17,7 @@ from irstd.config import LossConfig
 from irstd.errors import InputError
 from irstd.models.batch import Batch, normalised, replicate_padding, to_device, true_part
 from irstd.models.losses import segmentation_loss
+from irstd.models.resize import Placement, Resize
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,14 @@ class SegmentationModel(nn.Module):
     """A network with `forward(image_B1HW, gradient_B1HW=None) -> logit_B1HW`, turned into the contract.
 
     Attributes that a subclass or the builder sets: `loss_config`, `threshold`, `takes_gradient` (whether the stored map
-    is handed to forward), `frames` (T; only the key frame is used here).
+    is handed to forward), `frames` (T; only the key frame is used here), `resize` (what forward gets of the frames).
     """
 
     frames: int = 1
     threshold: float = 0.5
     takes_gradient: bool = True
     loss_config: LossConfig = LossConfig()
+    resize: Resize = Resize()
 
     @property
     def device(self) -> torch.device:
@@ -65,24 +67,42 @@ class SegmentationModel(nn.Module):
             raise InputError(
                 f"{type(self).__name__} learns from masks, and a chosen set has none; choose with data.sets=[...]"
             )
-        batch = to_device(batch, self.device)
+        batch, _ = self.resize(to_device(batch, self.device))
         logit_B1HW = self(*self.inputs(batch))
         return segmentation_loss(logit_B1HW, batch["masks"].unsqueeze(1), self.loss_config)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Detections]:
-        """One `Detections` for each key frame. Frames of one true size go together, each without its padding."""
-        batch = to_device(batch, self.device)
+        """One `Detections` for each key frame, in original pixels.
+
+        Native frames of one true size go together, each without its padding; resized ones have one size and all go
+        together, a letterbox with its padding.
+        """
+        batch, placements = self.resize(to_device(batch, self.device))
         found: list[Detections | None] = [None] * len(batch["frames"])
         groups: dict[tuple[int, ...], list[int]] = {}
-        for index, pair in enumerate(batch["size"].tolist()):
-            groups.setdefault(tuple(pair), []).append(index)
+        for index, placement in enumerate(placements):
+            groups.setdefault(placement.original if self.resize.native else (), []).append(index)
         for indices in groups.values():
-            logit_B1HW = self(*self.inputs(true_part(batch, indices)))
+            part = true_part(batch, indices) if self.resize.native else batch
+            logit_B1HW = self(*self.inputs(part))
             probability_BHW = torch.sigmoid(logit_B1HW[:, 0].float()).cpu().numpy()
             for index, probability_HW in zip(indices, probability_BHW, strict=True):
-                found[index] = detections_of(probability_HW, self.threshold)
+                height, width = placements[index].placed
+                item = detections_of(probability_HW[:height, :width], self.threshold)
+                found[index] = item if self.resize.native else placed_back(item, placements[index])
         return [item for item in found if item is not None]
+
+
+def placed_back(found: Detections, placement: Placement) -> Detections:
+    """Detections of a resized key frame in original pixels: one for one, boxes to a fraction of a pixel."""
+    assert found.mask_HW is not None and found.probability_HW is not None
+    return Detections(
+        placement.boxes_back(found.boxes_N4),
+        found.scores_N,
+        placement.back(found.mask_HW),
+        placement.back(found.probability_HW),
+    )
 
 
 def detections_of(probability_HW: np.ndarray, threshold: float) -> Detections:

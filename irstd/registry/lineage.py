@@ -74,8 +74,13 @@ def chain(package: Package, version: Any | None) -> list[tuple[str, str]]:
     return found
 
 
-def verify(workspace: Workspace, package: Package, version: Any | None) -> Iterator[tuple[str, str | None]]:
-    """Recompute the chain link by link: (what, None) where it holds, (what, reason) where it is broken."""
+def verify(
+    workspace: Workspace, package: Package, version: Any | None, shards: Path
+) -> Iterator[tuple[str, str | None]]:
+    """Recompute the chain link by link: (what, None) where it holds, (what, reason) where it is broken.
+
+    `shards`: the folder with the shards that the model was trained on.
+    """
     lineage = package.content["lineage"]
     yield "weights", _same(sha256_file(package.folder / "weights.safetensors"), lineage["weights_sha256"])
     content = package.config.identity() | {"sets": lineage["sets"], "code": lineage["code"]}
@@ -92,8 +97,8 @@ def verify(workspace: Workspace, package: Package, version: Any | None) -> Itera
         None if commit is None or _has_commit(workspace.root, commit) else f"{commit} is not in this repository",
     )
     for name, digest in lineage["sets"].items():
-        yield f"shards of {name}", _shards(workspace.shards / name, digest)
-        yield f"recordings of {name}", _recordings(workspace, name)
+        yield f"shards of {name}", _shards(shards / name, digest)
+        yield f"recordings of {name}", _recordings(workspace, name, shards)
     yield "data.dvc", _same(str(versioning.data_md5(workspace.root)), str(lineage["data_md5"]))
 
 
@@ -120,10 +125,10 @@ def _shards(folder: Path, digest: str) -> str | None:
     return None
 
 
-def _recordings(workspace: Workspace, name: str) -> str | None:
+def _recordings(workspace: Workspace, name: str, shards: Path) -> str | None:
     """Whether the recordings and labels behind the shards are there and unchanged."""
     try:
-        manifest = Manifest.read(workspace.shards / name)
+        manifest = Manifest.read(shards / name)
         present = {s.name: s for s in sequence.sequences(workspace.data, name)}
     except InputError as error:
         return str(error)

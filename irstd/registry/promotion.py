@@ -7,6 +7,7 @@ Where a set has no gate split, val decides, and the verdict says so. Versions me
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
@@ -27,8 +28,8 @@ class Verdict:
     champion: dict[str, Any] | None = None
 
 
-def compare(workspace: Workspace, challenger: Any, champion: Any | None) -> Verdict:
-    """Decide, without moving anything."""
+def compare(workspace: Workspace, challenger: Any, champion: Any | None, shards: Path) -> Verdict:
+    """Decide on the frames in the folder `shards`, without moving anything."""
     mine = models.package(workspace, f"models:/{challenger.name}/{challenger.version}")
     sets = mine.content["lineage"]["sets"]
     if champion is None:
@@ -36,7 +37,7 @@ def compare(workspace: Workspace, challenger: Any, champion: Any | None) -> Verd
     if champion.version == challenger.version:
         return Verdict(True, f"version {champion.version} is the champion already", "-")
     theirs = models.package(workspace, f"models:/{champion.name}/{champion.version}")
-    manifests = read_all(workspace.shards, sorted(sets))
+    manifests = read_all(shards, sorted(sets))
     present = {m.set: m.digest for m in manifests}
     for role, package in (("challenger", mine), ("champion", theirs)):
         if package.content["lineage"]["sets"] != present:
@@ -45,7 +46,7 @@ def compare(workspace: Workspace, challenger: Any, champion: Any | None) -> Verd
             )
     split = "gate" if all(m.count("gate", "labelled") for m in manifests) else "val"
     measured = [
-        _measure(workspace, package, split) | {"version": str(v.version)}
+        _measure(package, split, shards) | {"version": str(v.version)}
         for package, v in ((mine, challenger), (theirs, champion))
     ]
     objective = mine.config.evaluate.objective
@@ -58,13 +59,13 @@ def compare(workspace: Workspace, challenger: Any, champion: Any | None) -> Verd
     return Verdict(False, f"{objective} {new:.4f} does not beat {old:.4f} on {split}{note}", split, *measured)
 
 
-def _measure(workspace: Workspace, package: Package, split: str) -> dict[str, Any]:
+def _measure(package: Package, split: str, shards: Path) -> dict[str, Any]:
     from irstd.training.evaluation import measure
     from irstd.training.loop import loader_for
 
     sets = sorted(package.content["lineage"]["sets"])
     config = package.config.model_copy(update={"data": package.config.data.model_copy(update={"sets": sets})})
-    loader = loader_for(config, workspace.shards, split, read_all(workspace.shards, sets), batch_size=1)
+    loader = loader_for(config, shards, split, read_all(shards, sets), batch_size=1)
     strict = config.evaluate.model_copy(
         update={"protocol": "strict", "grid": None, "threshold": package.content["threshold"]}
     )

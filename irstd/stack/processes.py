@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from irstd.environment import running
 from irstd.errors import WorkError
 
 LOOPBACK = "127.0.0.1"
@@ -44,15 +45,6 @@ def start(command: Sequence[str], env: Mapping[str, str], folder: Path, log: Pat
     # It outlives this object, which would otherwise warn that it is still running.
     process.returncode = 0
     return process.pid, psutil.Process(process.pid).create_time()
-
-
-def running(pid: int, since: float) -> bool:
-    """Whether the very process that was started as `pid` at `since` is still there."""
-    try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - since) < 2
-    except psutil.Error:
-        return False
 
 
 def members(pid: int, since: float) -> list[psutil.Process]:

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from irstd import environment
 from irstd.errors import InputError
 from irstd.files import read_json, write_atomic, write_json
 from irstd.stack import processes
@@ -52,7 +53,7 @@ def remove(workspace: Workspace) -> None:
 
 def running(entry: dict[str, Any]) -> bool:
     """Whether the service's own process lives."""
-    return processes.running(entry["pid"], entry["created"])
+    return environment.running(entry["pid"], entry["created"])
 
 
 def anything(record: Record) -> bool:

@@ -53,7 +53,13 @@ def loader_for(config: Config, shards: Path, split: str, manifests: list[Manifes
     """The loader of `split` as `config` wants it."""
     spec = {"operator": config.model.operator, "padding": "replicate"}
     stored = all(m.gradient and {k: m.gradient[k] for k in spec} == spec for m in manifests)
-    wanted = config.model.gradient_branch and config.model.border == "replicate" and stored
+    # A stored map is of the frame as it is; that of a resized frame is computed from it.
+    wanted = (
+        config.model.gradient_branch
+        and config.model.border == "replicate"
+        and config.data.resize == "native"
+        and stored
+    )
     return ClipLoader(
         shards,
         split,

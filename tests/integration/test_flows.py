@@ -226,6 +226,10 @@ CASES: list[tuple[str, dict[str, Any], list[list[str]]]] = [
         [["shard"], ["tune", "demo", "--workers", "1", *overrides(CONFIG)]],
     ),
     ("promote-flow", {}, [["promote", "models:/ggl-net@challenger"]]),
+    # Shards elsewhere are taken as they are.
+    ("train-flow", {"shards": "s"}, [["train", "ggl-net", "--recipe", "recipes/demo.yaml", "--shards", "s"]]),
+    ("tune-flow", {"shards": "s"}, [["tune", "demo", "--shards", "s"]]),
+    ("promote-flow", {"shards": "s"}, [["promote", "models:/ggl-net@challenger", "--shards", "s"]]),
     (
         "detect-flow",
         {"video": "a/b.mkv", "out": "c"},

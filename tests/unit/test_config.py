@@ -31,6 +31,13 @@ def test_layers_go_over_each_other(tmp_path):
         ("data.intensity=half", ["data.intensity"]),
         ("shard.split.train=0.9", ["add up to 1"]),
         ("model.name=ggl", ["ggl-net"]),
+        ("data.resize=letterbox:abc", ["data.resize=letterbox:abc: write", "stretch:N", "16 to 8192"]),
+        ("data.resize=stretch:0", ["data.resize=stretch:0: write"]),
+        ("data.resize=letterbox:", ["data.resize", "write native"]),
+        ("data.resize=stretch:99999", ["data.resize"]),
+        ("data.resize=native:512", ["data.resize"]),
+        ("data.resize=512", ["data.resize=512: write"]),
+        ("data.interpolation=cubic", ["data.interpolation", "bicubic"]),
     ],
 )
 def test_a_bad_override_is_one_line(pair, words):
@@ -40,6 +47,16 @@ def test_a_bad_override_is_one_line(pair, words):
     assert "\n" not in line
     for word in words:
         assert word in line
+
+
+def test_crops_and_resized_frames_exclude_each_other():
+    """A network would be trained at one scale and measured at another."""
+    with pytest.raises(InputError, match=r"data\.crop=256 .*data\.resize=stretch:512.*data\.crop=null") as caught:
+        config.load(overrides=config.parse_overrides(["data.crop=256", "data.resize=stretch:512"]))
+    assert "\n" not in str(caught.value)
+    assert (
+        config.load(overrides=config.parse_overrides(["data.crop=null", "data.resize=stretch:512"])).data.crop is None
+    )
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "train: [", "train: {epochs: ten}\n", "tarin: {epochs: 1}\n"])

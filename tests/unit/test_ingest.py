@@ -45,6 +45,17 @@ def recordings(source: Path, names: str = "abcd") -> Path:
     return source
 
 
+def test_files_that_were_not_read_are_named(tmp_path: Path, run: Callable[..., IngestReport]) -> None:
+    source = recordings(tmp_path / "source", "ab")
+    (source / "a.yaml").write_text("bit_depth: 14\n")
+    assert not [message for message in run(source).messages if message.startswith("not read")]
+    for name in ("thermal.cptv", "list.txt", "notes.md", "c.csv", ".hidden"):
+        (source / name).write_text(CSV)
+    # Labels and sidecars of recordings that are there already count as read.
+    line = next(message for message in run(source).messages if message.startswith("not read: "))
+    assert line == "not read: 4 of 9 files of the source: c.csv, list.txt, notes.md and 1 more"
+
+
 def test_a_sequence_on_disk(tmp_path: Path, run: Callable[..., IngestReport]) -> None:
     source = recordings(tmp_path / "source", "a")
     write_video(source / "Night 2" / "cam.1.mkv", frames(4), fps=9.0)

@@ -196,18 +196,25 @@ def test_a_sweep_with_a_failed_trial_goes_on(workspace):
 
 def test_numbers_of_a_package_from_elsewhere_are_not_logged(workspace, away, capsys):
     row = {"protocol": "strict", "iou": 0.5, "niou": None, "pd": 1.0, "fa": 0.0}
+    digests = {"sample": "a" * 64}
+    numbers = {"split": "test", "digests": digests, "protocols": [row]}
     client = tracking.client(workspace)
     removed = tracking.start(workspace, "removed", {}, {})
     client.delete_run(removed)
     for run in ("0" * 32, None, removed):
-        evaluate.log(workspace, run, "test", {"protocols": [row]})
+        evaluate.log(workspace, {"mlflow_run": run, "sets": digests}, numbers)
         assert "not in MLflow" in capsys.readouterr().out
     here = tracking.start(workspace, "here", {}, {})
-    evaluate.log(workspace, here, "test", {"protocols": [row]})
+    lineage = {"mlflow_run": here, "sets": digests}
+    evaluate.log(workspace, lineage, numbers)
     assert client.get_run(here).data.metrics == {"test_strict_iou": 0.5, "test_strict_pd": 1.0, "test_strict_fa": 0.0}
+    # Of other frames: they do not take the place of the model's own.
+    evaluate.log(workspace, lineage, numbers | {"digests": {"other": "b" * 64}, "protocols": [row | {"iou": 0.25}]})
+    logged = client.get_run(here).data.metrics
+    assert logged["test_strict_iou"] == 0.5 and len(logged) == 6 and 0.25 in logged.values()
     assert not capsys.readouterr().out
     with pytest.raises(WorkError, match=r"127\.0\.0\.1:9"):
-        evaluate.log(away, here, "test", {"protocols": [row]})
+        evaluate.log(away, lineage, numbers)
 
 
 @pytest.mark.parametrize("below", ["", "/sub"])

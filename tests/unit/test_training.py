@@ -180,6 +180,24 @@ def test_an_optimizer_comes_back_to_the_bit(tmp_path, kind):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
 
 
+def test_a_run_is_finished_while_its_checkpoint_is_there(tmp_path):
+    from irstd.commands import train, tune
+    from irstd.training.record import finished
+
+    assert train.finished is tune.finished is finished
+    assert finished(tmp_path) is None
+    (tmp_path / "run.json").write_text('{"finished": true}')
+    assert finished(tmp_path, record_needed=False) is None
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "best.safetensors").touch()
+    assert finished(tmp_path, record_needed=False) == {"finished": True}
+    assert finished(tmp_path) is None  # a trial, before its lineage is written down
+    (tmp_path / "run.json").write_text('{"finished": true, "lineage": {}}')
+    assert finished(tmp_path) == {"finished": True, "lineage": {}}
+    (tmp_path / "run.json").write_text("{")
+    assert finished(tmp_path) is None
+
+
 def test_nothing_in_a_checkpoint_is_pickled(whole):
     for path in (whole.folder / "epoch-4").iterdir():
         assert path.suffix in (".safetensors", ".json", ".csv")

@@ -60,10 +60,14 @@ class Found:
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a source, relative to `root`, in natural order; hidden ones are left out."""
+    """The files of a source, relative to `root`, in natural order; hidden ones are left out.
+
+    `read`: those that were asked for by `path`, that is all of which a reader has seen the content.
+    """
 
     root: Path
     files: tuple[PurePosixPath, ...]
+    read: set[PurePosixPath] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_known", frozenset(self.files))
@@ -76,7 +80,13 @@ class Listing:
         return [path for path in self.files if path.parent == PurePosixPath(folder)]
 
     def path(self, relative: PurePosixPath) -> Path:
+        self.read.add(relative)
         return self.root / relative
+
+    def unread(self, candidates: Iterable[Candidate]) -> list[PurePosixPath]:
+        """Files that are no recording of `candidates` and that nobody has read."""
+        used = self.read.union(*(candidate.files for candidate in candidates))
+        return [path for path in self.files if path not in used]
 
 
 def scan(source: Path) -> Listing:

@@ -1,0 +1,213 @@
+"""`--shards DIR`: another set's shards are trained on and evaluated as they are; where they lie decides nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from irstd import cli
+from irstd import config as configuration
+from irstd.commands import evaluate, train
+from irstd.data import shards
+from irstd.data.ingest import ingest
+from irstd.data.manifest import read_all
+from irstd.data.synthetic import SceneSpec, write_source
+from irstd.errors import InputError
+from irstd.files import canonical_json, read_json, sha256_file
+from irstd.inference import package
+from irstd.metrics import pd_at_fa
+from irstd.models import build_model, classical
+from irstd.models.contract import state
+from irstd.registry import lineage, models, promotion
+from irstd.training import loop
+from irstd.training.identity import identity
+from irstd.workspace import Workspace
+
+# Within MLflow's own store, at its import.
+pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader:DeprecationWarning")
+OPTIONS = {"model.width": 4, "model.in_channels": 1, "train.batch": 4}
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """Shards of a set that no workspace knows, 8 bits, no gradient maps."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    specs = {
+        name: SceneSpec(
+            height=36,
+            width=40,
+            frames=5,
+            fps=25.0,
+            seed=50 + i,
+            kind="clouds",
+            offset=60,
+            span=60,
+            bit_depth=8,
+            targets=1,
+        )
+        for i, name in enumerate("abcdef")
+    }
+    write_source(folder / "source", specs)
+    ingest(folder / "source", "other", folder / "data", folder / "staging")
+    config = configuration.ShardConfig(frames=1, chunk=4, gradient={"operator": "none"})
+    shards.build(folder / "data", folder / "shards", config)
+    return folder / "shards"
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    """One without shards of its own."""
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "data.dvc").touch()
+    return Workspace(tmp_path / "w", tmp_path / "w" / ".irstd")
+
+
+def packaged(folder: Path, place: Path, seed: int = 0, threshold: float = 0.5) -> package.Package:
+    """An untrained network as if trained on the shards at `place`."""
+    torch.manual_seed(seed)
+    config = configuration.load(overrides=OPTIONS | {"train.seed": seed, "evaluate.threshold": threshold})
+    manifests = read_all(place)
+    made = identity(config, manifests)
+    weights = folder.parent / f"{folder.name}.safetensors"
+    save_file(state(build_model(config)), weights)
+    chain = {
+        "run": made.name,
+        "identity": made.hash,
+        "code": made.content["code"],
+        "sets": {m.set: m.digest for m in manifests},
+        "git_commit": None,
+        "data_md5": None,
+        "weights_sha256": sha256_file(weights),
+    }
+    return package.write(folder, weights, config, manifests, chain, {"chosen": "val-best"})
+
+
+def test_weights_are_copied_as_they_are(tmp_path, elsewhere):
+    """Their hash is that of the checkpoint, whatever a writer would make of the tensors."""
+    made = packaged(tmp_path / "p", elsewhere)
+    weights = tmp_path / "p" / "weights.safetensors"
+    assert sha256_file(weights) == made.content["lineage"]["weights_sha256"]
+    odd = tmp_path / "odd.safetensors"
+    save_file(load_file(weights), odd, metadata={"order": "another"})
+    again = package.write(tmp_path / "q", odd, made.config, read_all(elsewhere), {}, {})
+    assert (again.folder / "weights.safetensors").read_bytes() == odd.read_bytes() != weights.read_bytes()
+
+
+def test_where_shards_lie_decides_nothing(elsewhere, tmp_path):
+    config = configuration.load(overrides=OPTIONS)
+    shutil.copytree(elsewhere, tmp_path / "copy")
+    one, other = train.prepare(config, elsewhere), train.prepare(config, tmp_path / "copy")
+    assert one.identity == other.identity and other.shards == tmp_path / "copy"
+    assert str(tmp_path) not in canonical_json(other.identity.content)
+
+
+def test_a_folder_that_holds_no_sets_is_refused(workspace, elsewhere, tmp_path, monkeypatch):
+    assert workspace.shards_at(None) == workspace.shards
+    assert workspace.shards_at(elsewhere) == elsewhere
+    with pytest.raises(
+        InputError, match=r"^--shards \S*/none: no shards here, no such folder; build them with irstd shard"
+    ):
+        workspace.shards_at(tmp_path / "none")
+    with pytest.raises(InputError, match=f"is the folder of one set; give the one above it, {elsewhere}$"):
+        workspace.shards_at(elsewhere / "other")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "ggl-net"],
+        ["tune", "demo"],
+        ["evaluate", "{package}"],
+        ["promote", "models:/m@challenger"],
+        ["lineage", "{package}", "--verify"],
+        ["bench", "loader"],
+        ["bench", "train"],
+    ],
+    ids=lambda c: "-".join(c[:2]) if c[0] == "bench" else c[0],
+)
+def test_every_command_that_reads_shards_takes_them(command, workspace, elsewhere, tmp_path, monkeypatch, capsys):
+    """The folder of one set is refused by each with the same line, so each has looked at it."""
+    monkeypatch.chdir(workspace.root)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    repository = Path(configuration.__file__).parents[1]
+    shutil.copytree(repository / "tune_spaces", workspace.root / "tune_spaces")
+    shutil.copytree(repository / "recipes", workspace.root / "recipes")
+    filled = [part.format(package=tmp_path / "p") for part in command]
+    packaged(tmp_path / "p", elsewhere)
+    assert cli.run([*filled, "--shards", str(elsewhere / "other")]) == 2
+    assert "is the folder of one set" in capsys.readouterr().err
+
+
+def test_another_sets_shards_are_evaluated_as_they_are(workspace, sample_shards, elsewhere, tmp_path, capsys):
+    """A model of the set `sample` on the set `other`, which it has never heard of; the whole split, by its digest."""
+    packaged(tmp_path / "p", sample_shards)
+    out = tmp_path / "numbers.json"
+    evaluate.run(workspace, str(tmp_path / "p"), [], "test", elsewhere, out)
+    found = read_json(out)
+    (manifest,) = read_all(elsewhere)
+    assert found["digests"] == {"other": manifest.digest}
+    assert found["frames"] == manifest.count("test", "labelled") > 0
+    assert f"split test of other {manifest.digest[:12]}" in capsys.readouterr().out
+    with pytest.raises(InputError, match="no shards of a set 'sample'"):
+        evaluate.run(workspace, str(tmp_path / "p"), ["data.sets=[sample]"], "test", elsewhere, None)
+
+
+def test_promotion_and_lineage_find_shards_elsewhere(workspace, elsewhere, tmp_path, monkeypatch):
+    made = {"1": packaged(tmp_path / "1", elsewhere, seed=1), "2": packaged(tmp_path / "2", elsewhere, seed=2)}
+    monkeypatch.setattr(models, "package", lambda _, uri: made[uri.rpartition("/")[2]])
+    one, two = (SimpleNamespace(name="m", version=v) for v in "12")
+    verdict = promotion.compare(workspace, two, one, elsewhere)
+    assert verdict.split in ("gate", "val") and verdict.champion["images"] == verdict.challenger["images"] > 0
+    with pytest.raises(InputError, match="no shards here"):
+        promotion.compare(workspace, two, one, workspace.shards)
+    links = dict(lineage.verify(workspace, made["1"], None, elsewhere))
+    assert links["shards of other"] is None and links["configuration"] is None and links["weights"] is None
+    assert "no such file" in dict(lineage.verify(workspace, made["1"], None, workspace.shards))["shards of other"]
+
+
+def test_a_long_split_is_scored_without_being_held(sample_shards, tmp_path, monkeypatch):
+    """Of each pass over the frames only one frame and one response live at a time."""
+    made = packaged(tmp_path / "p", sample_shards, threshold=1.0)  # marks nothing: the baselines are compared
+    alive: list[weakref.ref] = []
+    most = 0
+
+    def traced(operator):
+        def response(frame_HW):
+            nonlocal most
+            found = operator(frame_HW)
+            alive.append(weakref.ref(found))
+            most = max(most, sum(one() is not None for one in alive))
+            return found
+
+        return response
+
+    whole = evaluate.score(made, sample_shards, "train", ["sample"])
+    monkeypatch.setattr(classical, "CLASSICAL", {k: traced(v) for k, v in classical.CLASSICAL.items()})
+    again = evaluate.score(made, sample_shards, "train", ["sample"])
+    assert again == whole and whole["frames"] > 8
+    assert 0 < most <= 2
+    assert [b["method"] for b in whole["baselines"]] == ["top-hat", "local-contrast"]
+    # Every pass saw the same frames: the numbers are those of the frames held in lists.
+    config = made.config
+    items = list(loop.loader_for(config, sample_shards, "train", read_all(sample_shards), batch_size=1))
+    sizes = [tuple(b["size"][0]) for b in items]
+    frames = [b["frames"][0, -1, :h, :w] for b, (h, w) in zip(items, sizes, strict=True)]
+    masks = [b["masks"][0, :h, :w] for b, (h, w) in zip(items, sizes, strict=True)]
+    for baseline in whole["baselines"]:
+        point = pd_at_fa([classical.CLASSICAL[baseline["method"]](f) for f in frames], masks, 0.0)
+        assert (baseline["pd"], baseline["fa"]) == (point.pd, point.fa)
+
+
+def test_a_model_that_marks_everything_is_not_compared(sample_shards, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "COMPARABLE", 10)
+    found = evaluate.score(packaged(tmp_path / "p", sample_shards, threshold=0.0), sample_shards, "test", ["sample"])
+    assert found["baselines"] == [] and found["protocols"][0]["fa"] > 0.5
+    evaluate.show(found)
+    assert "no classical baselines beside it" in capsys.readouterr().out
