@@ -37,6 +37,9 @@ class SplitConfig(Section):
     val: float = Field(0.15, ge=0, le=1)
     gate: float = Field(0.1, ge=0, le=1)
     test: float = Field(0.15, ge=0, le=1)
+    allow_duplicates: list[str] = Field(
+        [], description="near-duplicates across splits to accept: SET/SEQUENCE+SEQUENCE, or SET for all of a set"
+    )
 
     @model_validator(mode="after")
     def _shares(self) -> SplitConfig:
