@@ -48,6 +48,13 @@ class SplitConfig(Section):
         return self
 
 
+class DeriveConfig(Section):
+    """Truth that the annotations lack, made from what they have; the manifest names it."""
+
+    masks: Literal["none", "box", "ellipse", "half-maximum"] = Field("none", description="pseudo-masks from boxes")
+    point_size: float = Field(5.0, gt=0, le=64, description="side in pixels of the box around a point that has none")
+
+
 class ShardConfig(Section):
     """The shards of a set."""
 
@@ -55,6 +62,7 @@ class ShardConfig(Section):
     chunk: int = Field(16, ge=1, le=4096, description="key frames in one sample of a shard")
     gradient: GradientConfig = GradientConfig()
     split: SplitConfig = SplitConfig()
+    derive: DeriveConfig = DeriveConfig()
 
 
 class GGLNetConfig(Section):

@@ -13,7 +13,7 @@ similarity. Measure and thresholds are our reading: docs/FORMATS.md says what th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -22,6 +22,7 @@ import numpy as np
 VERSION = 1  # of the measure: results of another one are not used again
 COARSE, FINE = 32, 96  # pixels of the longest side
 CANDIDATE = 0.65  # correlation of the coarse maps
+CANDIDATE_MINOR = 0.15  # of their derivatives along the minor axis, aligned to a pixel
 ALIGNED = 0.7  # of the fine maps
 SAME = 0.6  # of their derivatives along the minor axis
 STRUCTURE = 0.3  # rms of the fine map; noise alone stays below a third of it
@@ -98,7 +99,9 @@ def candidates(views: list[View], part_N: np.ndarray) -> Iterator[tuple[float, i
             value_M = found_MS[np.arange(len(other_M)), peak_M] / (rms_N[a] * rms_N[other_M])
             for m in np.flatnonzero(value_M >= CANDIDATE):
                 shift = int(shifts_s[peak_M[m] // side]), int(shifts_s[peak_M[m] % side])
-                yield float(value_M[m]), int(a), int(other_M[m]), shift
+                maps = _shifted(views[a].coarse_hw, views[other_M[m]].coarse_hw, *shift)
+                if _minor_correlation([np.gradient(map_hw) for map_hw in maps]) >= CANDIDATE_MINOR:
+                    yield float(value_M[m]), int(a), int(other_M[m]), shift
 
 
 def _overlap(length: int, others_M: np.ndarray, shifts_s: np.ndarray) -> np.ndarray:
@@ -129,12 +132,25 @@ def similarity(a: View, b: View, shift: tuple[int, int] = (0, 0)) -> float:
     if _correlation(*(map_hw[common_hw] for map_hw in maps)) < ALIGNED:
         return 0.0
     inside_hw = cv2.erode(common_hw.astype(np.uint8), np.ones((3, 3)), borderValue=0) > 0
-    slopes_2K2 = np.stack(
-        [[cv2.Sobel(each, cv2.CV_32F, x, y)[inside_hw] for x, y in ((1, 0), (0, 1))] for each in maps]
-    ).transpose(0, 2, 1)
-    tensor = sum(slopes_K2.T @ slopes_K2 for slopes_K2 in slopes_2K2)
-    minor = np.linalg.eigh(tensor)[1][:, 0]
-    return max(0.0, _correlation(*(slopes_2K2 @ minor)))
+    return max(0.0, _minor_correlation([[slope_hw[inside_hw] for slope_hw in _slopes(map_hw)] for map_hw in maps]))
+
+
+def _slopes(map_hw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return cv2.Sobel(map_hw, cv2.CV_32F, 0, 1), cv2.Sobel(map_hw, cv2.CV_32F, 1, 0)
+
+
+def _shifted(a_hw: np.ndarray, b_hw: np.ndarray, down: int, right: int) -> tuple[np.ndarray, np.ndarray]:
+    """The parts of two maps that lie over each other: pixel p of a over p + (down, right) of b."""
+    top, left = max(0, -down), max(0, -right)
+    bottom, end = min(a_hw.shape[0], b_hw.shape[0] - down), min(a_hw.shape[1], b_hw.shape[1] - right)
+    return a_hw[top:bottom, left:end], b_hw[top + down : bottom + down, left + right : end + right]
+
+
+def _minor_correlation(slopes: Iterable[Iterable[np.ndarray]]) -> float:
+    """Of two frames' derivatives (down, right), along the direction in which both together vary least."""
+    slopes_22K = np.stack([[slope.ravel() for slope in pair] for pair in slopes])
+    tensor_22 = sum(slopes_2K @ slopes_2K.T for slopes_2K in slopes_22K)
+    return _correlation(*(np.linalg.eigh(tensor_22)[1][:, 0] @ slopes_22K))
 
 
 def _correlation(a_K: np.ndarray, b_K: np.ndarray) -> float:

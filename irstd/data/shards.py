@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock
 
 from irstd.config import ShardConfig
-from irstd.data import duplicates, intensity, sequence, splits
+from irstd.data import derive, duplicates, intensity, sequence, splits
 from irstd.data.gradient import GradientSpec
 from irstd.data.manifest import SCHEMA, SPLITS, Manifest, digest, write_index
 from irstd.data.shard_plan import Chunk, Stretch, tars
@@ -195,7 +195,7 @@ def _build_set(
     gradient = None
     if config.gradient.operator != "none":
         gradient = GradientSpec(config.gradient.operator, config.gradient.padding).to_dict()
-    options = {"schema": SCHEMA, "gradient": gradient}
+    options = {"schema": SCHEMA, "gradient": gradient, "derive": config.derive.model_dump()}
     final, staged, old = out / name, out / f".{name}.building", out / f".{name}.old"
     if old.exists() and not final.exists():  # the last build was killed between its two renamings
         os.rename(old, final)
@@ -318,6 +318,7 @@ def _manifest(
             for key, s in sorted(used.items())
         },
         "intensity": intensity.pooled(train),
+        "derived": derive.described(sample for shard in shards for sample in shard["samples"]),
         "counts": counts,
         "shards": shards,
     }

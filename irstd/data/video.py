@@ -188,18 +188,22 @@ class Recording:
 
         Seeking in a video is not exact; what lies beyond its end is left out.
         """
+        found = []
+        if indices[0] == 0:
+            found.append(next(self.frames()))  # it is decoded already
+            indices = indices[1:]
+        if not indices:
+            return found
         if self.path.is_dir():
             files = stills_in(self.path)
-            return [self._grey(next(read_still(files[i], self.where))) for i in indices if i < len(files)]
+            return found + [self._grey(next(read_still(files[i], self.where))) for i in indices if i < len(files)]
         if is_still(self.path):
             wanted = set(indices)
-            return [self._grey(image) for i, image in enumerate(self._raw()) if i in wanted]
-        found = []
+            return found + [self._grey(image) for i, image in enumerate(self._raw()) if i in wanted]
         capture = self._opened_video()
         try:
             for index in indices:
-                if index:
-                    capture.set(cv2.CAP_PROP_POS_FRAMES, index)
+                capture.set(cv2.CAP_PROP_POS_FRAMES, index)
                 good, image = capture.read()
                 if good:
                     found.append(np.ascontiguousarray(self._grey(image)))
