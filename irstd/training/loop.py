@@ -136,7 +136,11 @@ class Run:
             self.average.updates = kept["average_updates"]
         self.loader.load_state_dict(kept["loader"])
         self.step, self.epoch, self.seconds = kept["step"], kept["epoch"], kept["seconds"]
-        self.history, self.best, self.selected = kept["history"], kept["best"], kept.get("selected", kept["best"].get("value"))
+        self.history, self.best, self.selected = (
+            kept["history"],
+            kept["best"],
+            kept.get("selected", kept["best"].get("value")),
+        )
         self.best_weights = checkpoints.weights(folder, "best")
         if len(kept["random"]) == self.world:
             torch.set_rng_state(torch.tensor(kept["random"][self.rank], dtype=torch.uint8))
