@@ -38,12 +38,22 @@ class SplitConfig(Section):
     val: float = Field(0.15, ge=0, le=1)
     gate: float = Field(0.1, ge=0, le=1)
     test: float = Field(0.15, ge=0, le=1)
+    allow_duplicates: list[str] = Field(
+        [], description="near-duplicates across splits to accept: SET/SEQUENCE+SEQUENCE, or SET for all of a set"
+    )
 
     @model_validator(mode="after")
     def _shares(self) -> SplitConfig:
         if abs(self.train + self.val + self.gate + self.test - 1) > 1e-6:
             raise ValueError("the shares train, val, gate and test must add up to 1")
         return self
+
+
+class DeriveConfig(Section):
+    """Truth that the annotations lack, made from what they have; the manifest names it."""
+
+    masks: Literal["none", "box", "ellipse", "half-maximum"] = Field("none", description="pseudo-masks from boxes")
+    point_size: float = Field(5.0, gt=0, le=64, description="side in pixels of the box around a point that has none")
 
 
 class ShardConfig(Section):
@@ -53,6 +63,7 @@ class ShardConfig(Section):
     chunk: int = Field(16, ge=1, le=4096, description="key frames in one sample of a shard")
     gradient: GradientConfig = GradientConfig()
     split: SplitConfig = SplitConfig()
+    derive: DeriveConfig = DeriveConfig()
 
 
 class GGLNetConfig(Section):

@@ -89,6 +89,7 @@ def score(package: Package, shards: Path, split: str, sets: list[str]) -> dict[s
     from irstd.metrics import SegmentationMetrics
     from irstd.metrics.operating import pd_at_fa
     from irstd.models.classical import CLASSICAL
+    from irstd.training.evaluation import reported
     from irstd.training.loop import loader_for
 
     config = package.config.model_copy(update={"data": package.config.data.model_copy(update={"sets": sets})})
@@ -114,7 +115,7 @@ def score(package: Package, shards: Path, split: str, sets: list[str]) -> dict[s
             metric.update(found.probability_HW, mask_HW, group=batch["key"][0][0])
         if number % 100 == 0:
             say(f"evaluate: {number} of {len(loader.windows)} frames")
-    rows = [m.compute() for m in metrics]
+    rows = [reported(m.compute(), loader.pseudo_masks) for m in metrics]
     for row in rows:
         if row["targets"] == 0:
             row["pd"] = None
@@ -163,6 +164,8 @@ def show(found: dict[str, Any]) -> None:
     )
     for row in found["protocols"]:
         say(f"  {row['protocol']:<10} grid {row['grid'] or 'native':<6}  {scored(row)}")
+    if why := found["protocols"][0].get("withheld"):
+        say(f"  {why}")
     if not found["baselines"]:
         say(f"no classical baselines beside it: the model marks more than {COMPARABLE} pixels falsely")
         return

@@ -18,7 +18,7 @@ import numpy as np
 
 from irstd.data import intensity
 from irstd.data.gradient import gradient_magnitude
-from irstd.data.manifest import read_all
+from irstd.data.manifest import pseudo_masks, read_all
 from irstd.data.windows import Windows, fingerprint, require
 from irstd.errors import InputError
 
@@ -81,6 +81,7 @@ class ClipLoader:
                     )
         self.train = split == "train"
         self.masks = all("masks.npy" in s.members for s in self.windows.samples)
+        self.pseudo_masks = pseudo_masks(self.manifests, split)  # how they were made where they are no annotation
         self.epoch = 0
         self.consumed = 0  # key frames of this epoch that all ranks together have been given
         self._loaded = False  # the next iteration goes on from a state

@@ -7,6 +7,7 @@ machine, wherever the shards lie and however they were built.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,6 +80,18 @@ class Manifest:
 
     def count(self, split: str, what: str) -> int:
         return self.content["counts"].get(split, {}).get(what, 0)
+
+
+def pseudo_masks(manifests: Iterable[Manifest], split: str) -> str | None:
+    """How the masks of `split` were made where any of them is a pseudo-mask (see `irstd.data.derive`), else None."""
+    found = {
+        method
+        for manifest in manifests
+        for shard in manifest.shards(split)
+        for sample in shard["samples"]
+        if (method := sample.get("derived", {}).get("masks"))
+    }
+    return ", ".join(sorted(found)) or None
 
 
 def digest(content: dict[str, Any]) -> str:

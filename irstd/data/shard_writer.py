@@ -19,7 +19,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from irstd.data import rle
-from irstd.data.annotations import Annotations
+from irstd.data.annotations import DEFAULT_CLASS, Annotations
+from irstd.data.derive import boxes_around, pseudo_mask, targets_of
 from irstd.data.gradient import GradientSpec, gradient_map
 from irstd.data.sequence import Sequence
 from irstd.data.shard_plan import Chunk
@@ -32,7 +33,7 @@ def write_tar(path: Path, pieces: list[Chunk], gradient: dict | None, build: dic
     spec = GradientSpec.from_dict(gradient) if gradient else None
     samples = []
     with path.open("wb") as file:
-        for chunk, arrays, targets in _samples(pieces, spec):
+        for chunk, arrays, targets in _samples(pieces, spec, build.get("derive")):
             samples.append(_write_sample(file, chunk, arrays, targets) | {"inputs": chunk.inputs(build)})
         file.write(b"\0" * 1024)  # the two empty blocks that end a tar
         file.flush()
@@ -41,7 +42,9 @@ def write_tar(path: Path, pieces: list[Chunk], gradient: dict | None, build: dic
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "samples": samples}
 
 
-def _samples(pieces: list[Chunk], spec: GradientSpec | None) -> Iterator[tuple[Chunk, dict[str, np.ndarray], dict]]:
+def _samples(
+    pieces: list[Chunk], spec: GradientSpec | None, derive: dict | None
+) -> Iterator[tuple[Chunk, dict[str, np.ndarray], dict]]:
     """Decode each sequence once, in order, and yield its chunks."""
     reader: FrameRun | None = None
     for chunk in pieces:
@@ -52,7 +55,7 @@ def _samples(pieces: list[Chunk], spec: GradientSpec | None) -> Iterator[tuple[C
         arrays = {"frames.npy": frames}
         if gradients is not None:
             arrays["gradient.npy"] = gradients
-        masks, targets = _targets(chunk, reader.annotations)
+        masks, targets = _targets(chunk, reader.annotations, frames, derive)
         if masks is not None:
             arrays["masks.npy"] = masks
         yield chunk, arrays, targets
@@ -100,24 +103,41 @@ class FrameRun:
         return new, gradient
 
 
-def _targets(chunk: Chunk, annotations: Annotations | None) -> tuple[np.ndarray | None, dict]:
-    """Masks uint8 {0, 1} [n, H, W] or None, and the content of `targets.json`."""
+def _targets(
+    chunk: Chunk, annotations: Annotations | None, frames_nHW: np.ndarray, derive: dict | None
+) -> tuple[np.ndarray | None, dict]:
+    """Masks uint8 {0, 1} [n, H, W] or None, and the content of `targets.json`; what is missing is derived."""
     sequence = chunk.stretch.sequence
     start = chunk.first - chunk.halo
     entries: list[dict[str, Any]] = []
+    derived: dict[str, Any] = {}
     masks = None
-    if annotations is not None and annotations.masks:
+    wanted = derive["masks"] if derive and annotations is not None and not annotations.masks else "none"
+    if wanted != "none":
+        derived["masks"] = wanted
+    if annotations is not None and (annotations.masks or wanted != "none"):
         masks = np.zeros((chunk.stop - start, sequence.height, sequence.width), np.uint8)
     for row, index in enumerate(range(start, chunk.stop)):
         frame = annotations.frames[index] if annotations is not None else None
         labelled = frame is not None and frame.labelled
         entry: dict[str, Any] = {"index": index, "labelled": labelled, "boxes": [], "classes": [], "points": []}
         if frame is not None and labelled:
-            entry["boxes"] = [[float(v) for v in box] for box in frame.boxes]
-            entry["classes"] = list(frame.classes)
-            entry["points"] = [[float(v) for v in point] for point in frame.points]
+            boxes_N4, classes = frame.boxes, list(frame.classes)
             if masks is not None and frame.mask is not None:
                 masks[row] = rle.decode(frame.mask, sequence.height, sequence.width)
+            if not len(boxes_N4) and derive:
+                if masks is not None and masks[row].any():
+                    boxes_N4 = targets_of(masks[row])[0]
+                    derived["boxes_from_masks"] = "components"
+                elif len(frame.points):
+                    boxes_N4 = boxes_around(frame.points, derive["point_size"])
+                    derived["boxes_from_points"] = derive["point_size"]
+                classes = [DEFAULT_CLASS] * len(boxes_N4)
+            if masks is not None and wanted != "none":
+                masks[row] = pseudo_mask(frames_nHW[row], boxes_N4, wanted)
+            entry["boxes"] = [[float(v) for v in box] for box in boxes_N4]
+            entry["classes"] = classes
+            entry["points"] = [[float(v) for v in point] for point in frame.points]
         entries.append(entry)
     targets = {
         "dataset": sequence.set,
@@ -128,7 +148,7 @@ def _targets(chunk: Chunk, annotations: Annotations | None) -> tuple[np.ndarray 
         "intensity": dict(sequence.intensity),
         "frames": entries,
     }
-    return masks, targets
+    return masks, targets | ({"derived": derived} if derived else {})
 
 
 def _write_sample(file: BinaryIO, chunk: Chunk, arrays: dict[str, np.ndarray], targets: dict) -> dict[str, Any]:
@@ -145,7 +165,8 @@ def _write_sample(file: BinaryIO, chunk: Chunk, arrays: dict[str, np.ndarray], t
     offset = _write_member(file, f"{chunk.key}.targets.json", [text], hashed)
     members["targets.json"] = [offset, len(text), None, None]
     rows = len(targets["frames"])
-    return {
+    derived = {"derived": targets["derived"]} if "derived" in targets else {}
+    return derived | {
         "key": chunk.key,
         "sequence": targets["sequence"],
         "first_frame": chunk.first,

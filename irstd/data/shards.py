@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock
 
 from irstd.config import ShardConfig
-from irstd.data import intensity, sequence, splits
+from irstd.data import derive, duplicates, intensity, sequence, splits
 from irstd.data.gradient import GradientSpec
 from irstd.data.manifest import SCHEMA, SPLITS, Manifest, digest, write_index
 from irstd.data.shard_plan import Chunk, Stretch, tars
@@ -71,10 +71,13 @@ def build(
     _check_place(out, plans)
     for name, reason in left.items():
         warn(f"shards: set {name} left out: {reason}")
+    alike = {name: _duplicates(data, out, name, plan, config, warn) for name, plan in plans.items()}
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".lock"):
         try:
-            found = {name: _build_set(out, name, plan, config, map, progress) for name, plan in plans.items()}
+            found = {
+                name: _build_set(out, name, plan, config, map, progress, alike[name]) for name, plan in plans.items()
+            }
         except OSError as error:
             raise WorkError(
                 f"{out}: cannot write shards: {error.strerror or error}; what was there is unchanged"
@@ -163,13 +166,36 @@ def _plan(data: Path, name: str, config: ShardConfig) -> dict[str, list[Stretch]
     return found
 
 
+def _duplicates(
+    data: Path, out: Path, name: str, plan: dict[str, list[Stretch]], config: ShardConfig, warn: Callable[[str], None]
+) -> dict[str, Any]:
+    """Refuse near-duplicates across the splits of a set, or count them; what the last build found is not sought again."""
+    places: dict[str, tuple[sequence.Sequence, dict[str, None]]] = {}
+    for split in SPLITS:
+        for stretch in plan[split]:
+            places.setdefault(stretch.sequence.name, (stretch.sequence, {}))[1][split] = None
+    members = [duplicates.Member(item, tuple(found)) for _, (item, found) in sorted(places.items())]
+    try:
+        before = read_json(out / name / "manifest.json").get("duplicates")
+    except (OSError, ValueError, AttributeError):
+        before = None
+    published = splits.is_published(splits.read(data / name))
+    return duplicates.check(name, members, published, config.split.allow_duplicates, before, warn)
+
+
 def _build_set(
-    out: Path, name: str, plan: dict[str, list[Stretch]], config: ShardConfig, run: Callable, progress: Progress | None
+    out: Path,
+    name: str,
+    plan: dict[str, list[Stretch]],
+    config: ShardConfig,
+    run: Callable,
+    progress: Progress | None,
+    alike: dict[str, Any],
 ) -> str:
     gradient = None
     if config.gradient.operator != "none":
         gradient = GradientSpec(config.gradient.operator, config.gradient.padding).to_dict()
-    options = {"schema": SCHEMA, "gradient": gradient}
+    options = {"schema": SCHEMA, "gradient": gradient, "derive": config.derive.model_dump()}
     final, staged, old = out / name, out / f".{name}.building", out / f".{name}.old"
     if old.exists() and not final.exists():  # the last build was killed between its two renamings
         os.rename(old, final)
@@ -210,7 +236,7 @@ def _build_set(
         if path.name not in entries:
             path.unlink()
     content = _manifest(name, plan, config, gradient, [entries[f] | {"file": f, "split": s} for f, s, _ in wanted])
-    write_json(staged / "manifest.json", content)
+    write_json(staged / "manifest.json", content | {"duplicates": alike})
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
         os.rename(final, old)
@@ -292,6 +318,7 @@ def _manifest(
             for key, s in sorted(used.items())
         },
         "intensity": intensity.pooled(train),
+        "derived": derive.described(sample for shard in shards for sample in shard["samples"]),
         "counts": counts,
         "shards": shards,
     }

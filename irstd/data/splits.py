@@ -47,6 +47,11 @@ def read(folder: Path) -> dict[str, Any]:
     return tree
 
 
+def is_published(splits: Mapping[str, Any]) -> bool:
+    """Whether the content of `splits.json` comes from a published list."""
+    return str(splits.get("method", "")).startswith("published:")
+
+
 def split_of(sequence: Sequence, splits: Mapping[str, Any]) -> str | None:
     """The split of a sequence by the content of `splits.json`; None where its group has none (too few groups)."""
     if not sequence.labelled_frames:

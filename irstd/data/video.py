@@ -62,6 +62,11 @@ def open_recording(path: Path, bit_depth: int | None = None, where: str | None =
     return Recording(path, bit_depth, where or path.name)
 
 
+def frames_at(path: Path, indices: list[int], bit_depth: int | None = None) -> list[np.ndarray]:
+    """Frames of a recording at about these indices; see `Recording.at`."""
+    return open_recording(path, bit_depth).at(indices)
+
+
 class Recording:
     """A recording: `fps` (frames a second or None), `height`, `width`, `dtype` ("uint8", "uint16"), `bit_depth`.
 
@@ -136,15 +141,27 @@ class Recording:
             yield from self._video()
 
     def _video(self) -> Iterator[np.ndarray]:
+        capture = self._opened_video()
+        try:
+            count = 0
+            while True:
+                good, image = capture.read()
+                if not good:
+                    break
+                yield image
+                count += 1
+            self._check_count(count, capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        finally:
+            capture.release()
+
+    def _opened_video(self) -> cv2.VideoCapture:
         _check_whole(self.path, self.where)
         capture = _capture(self.path, convert=False)
+        code = int(capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT)).to_bytes(4, "little") if capture.isOpened() else b""
+        if code in _COLOUR:
+            capture.release()
+            capture = _capture(self.path, convert=True)
         try:
-            code = (
-                int(capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT)).to_bytes(4, "little") if capture.isOpened() else b""
-            )
-            if code in _COLOUR:
-                capture.release()
-                capture = _capture(self.path, convert=True)
             if not capture.isOpened():
                 raise InputError(
                     f"{self.where}: cannot be opened as a video: it is damaged, truncated or no video; "
@@ -157,20 +174,42 @@ class Recording:
             check_side(
                 int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), self.where
             )
-            fps = capture.get(cv2.CAP_PROP_FPS)
-            self.fps = round(fps, 4) if math.isfinite(fps) and fps > 0 else None
-            if code in _LUMA:
-                self.grey_rule = "luma"
-            count = 0
-            while True:
+        except InputError:
+            capture.release()
+            raise
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        self.fps = round(fps, 4) if math.isfinite(fps) and fps > 0 else None
+        if code in _LUMA:
+            self.grey_rule = "luma"
+        return capture
+
+    def at(self, indices: list[int]) -> list[np.ndarray]:
+        """Frames at about `indices` (ascending), without decoding all before them: to look at, not to measure.
+
+        Seeking in a video is not exact; what lies beyond its end is left out.
+        """
+        found = []
+        if indices[0] == 0:
+            found.append(next(self.frames()))  # it is decoded already
+            indices = indices[1:]
+        if not indices:
+            return found
+        if self.path.is_dir():
+            files = stills_in(self.path)
+            return found + [self._grey(next(read_still(files[i], self.where))) for i in indices if i < len(files)]
+        if is_still(self.path):
+            wanted = set(indices)
+            return found + [self._grey(image) for i, image in enumerate(self._raw()) if i in wanted]
+        capture = self._opened_video()
+        try:
+            for index in indices:
+                capture.set(cv2.CAP_PROP_POS_FRAMES, index)
                 good, image = capture.read()
-                if not good:
-                    break
-                yield image
-                count += 1
-            self._check_count(count, capture.get(cv2.CAP_PROP_FRAME_COUNT))
+                if good:
+                    found.append(np.ascontiguousarray(self._grey(image)))
         finally:
             capture.release()
+        return found
 
     def _check_count(self, count: int, declared: float) -> None:
         missing = declared - count

@@ -48,3 +48,14 @@ def gathered(metrics: SegmentationMetrics) -> dict[str, Any]:
             total.merge(SegmentationMetrics.from_state(part))
         return total.compute()
     return metrics.compute()
+
+
+def reported(found: dict[str, Any], pseudo_masks: str | None) -> dict[str, Any]:
+    """Computed metrics as they may be shown: where masks are pseudo-masks, IoU and nIoU are None and `withheld` says why.
+
+    Whether a target was found, and how many false alarms there are, a pseudo-mask can tell; its shape is a guess.
+    """
+    if pseudo_masks is None:
+        return found
+    withheld = {name: None for name in found if name.startswith(("iou", "niou"))}
+    return found | withheld | {"withheld": f"no IoU: the masks are pseudo-masks ({pseudo_masks})"}

@@ -30,7 +30,7 @@ from irstd.models import build_model
 from irstd.models.batch import Batch, to_device
 from irstd.models.contract import SegmentationModel, state
 from irstd.training import checkpoint as checkpoints
-from irstd.training.evaluation import gathered, measure
+from irstd.training.evaluation import gathered, measure, reported
 from irstd.training.identity import identity
 from irstd.training.optimizer import AveragedWeights, build_optimizer, learning_rate
 
@@ -123,6 +123,7 @@ class Run:
         self.step, self.epoch, self.seconds = 0, 0, 0.0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
+        self.selected: float | None = None  # the objective's value of the best
         self.best_weights: dict[str, torch.Tensor] = {}
         # What differs between ranks starts here: the model above is the same on all.
         torch.manual_seed(train.seed * 1009 + self.rank + 1)
@@ -141,7 +142,11 @@ class Run:
             self.average.updates = kept["average_updates"]
         self.loader.load_state_dict(kept["loader"])
         self.step, self.epoch, self.seconds = kept["step"], kept["epoch"], kept["seconds"]
-        self.history, self.best = kept["history"], kept["best"]
+        self.history, self.best, self.selected = (
+            kept["history"],
+            kept["best"],
+            kept.get("selected", kept["best"].get("value")),
+        )
         self.best_weights = checkpoints.weights(folder, "best")
         if len(kept["random"]) == self.world:
             torch.set_rng_state(torch.tensor(kept["random"][self.rank], dtype=torch.uint8))
@@ -159,6 +164,7 @@ class Run:
             "random": random,
             "history": self.history,
             "best": self.best,
+            "selected": self.selected,
             "average_updates": self.average.updates if self.average else 0,
         }
         average = self.average.values if self.average else None
@@ -225,16 +231,17 @@ class Run:
         value = None
         if self.val is not None:
             found = gathered(measure(self.model, self.val, self.config.evaluate))
-            row |= {f"val_{k}": found[k] for k in ("iou", "niou", "pd", "fa")}
+            shown = reported(found, self.val.pseudo_masks)
+            row |= {f"val_{k}": shown[k] for k in ("iou", "niou", "pd", "fa")}
+            # Agreement with pseudo-masks may choose a checkpoint; it is no result.
             value = found[self.config.evaluate.objective]
         self.model.load_state_dict(current)
-        better = value is not None and value > self.best.get("value", -math.inf)
+        better = value is not None and (self.selected is None or value > self.selected)
         if better or not self.best_weights or self.val is None:
             self.best_weights = kept
             chosen = "val-best" if self.val is not None else "last"
             self.best = {"epoch": self.epoch, "step": self.step, "chosen": chosen, **row}
-            if value is not None:
-                self.best["value"] = value
+            self.selected = value
         row["seconds"] = round(self.seconds, 3)
         self.history.append(row)
         return row
@@ -267,9 +274,10 @@ class Run:
         """Progress of an epoch as people read it."""
         epochs = self.config.train.epochs
         parts = [f"epoch {self.epoch}/{epochs}", f"loss {row['loss']:.4f}"]
-        if row.get("val_iou") is not None:
+        if row.get("val_fa") is not None:
             pd = "-" if row["val_pd"] is None else f"{row['val_pd']:.3f}"
-            parts += [f"val IoU {row['val_iou']:.3f}", f"Pd {pd}", f"Fa {row['val_fa'] * 1e6:.1f}e-6"]
+            iou = "-" if row["val_iou"] is None else f"{row['val_iou']:.3f}"
+            parts += [f"val IoU {iou}", f"Pd {pd}", f"Fa {row['val_fa'] * 1e6:.1f}e-6"]
         left = self.seconds / self.epoch * (epochs - self.epoch)
         if self.config.train.minutes:
             left = min(left, max(0.0, self.config.train.minutes * 60 - self.seconds))

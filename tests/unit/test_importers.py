@@ -209,7 +209,7 @@ def test_halmstad_layout(tmp_path: Path) -> None:
     reason, found = found_in(tmp_path)
     assert reason == "format halmstad: 3 videos Video_IR/IR_CLASS_NNN.mp4"
     groups = {candidate.name: candidate.group for candidate in found.candidates}
-    assert groups == {"IR_BIRD_020": "ir_bird-02x", "IR_BIRD_029": "ir_bird-02x", "IR_DRONE_101": "ir_drone-10x"}
+    assert groups == {"IR_BIRD_020": "ir_bird-00x", "IR_BIRD_029": "ir_bird-00x", "IR_DRONE_101": "ir_drone-05x"}
     assert {candidate.licence for candidate in found.candidates} == {"CC0-1.0"}
     # MATLAB calls the first pixel 1: the golden case of the shift.
     got = labels(found.candidates[0])
@@ -226,7 +226,7 @@ def test_halmstad_layout(tmp_path: Path) -> None:
 def test_halmstad_real_labels() -> None:
     folder = shared("halmstad")
     _, found = found_in(folder)
-    assert len(found.candidates) == 49 and len({candidate.group for candidate in found.candidates}) == 20
+    assert len(found.candidates) == 49 and len({candidate.group for candidate in found.candidates}) == 9
     got = labels(by_name(found)["IR_DRONE_067"], 306, 256, 320)
     assert (got.labelled_frames, got.target_frames) == (306, 304)
     rows = (folder / "labels_csv" / "IR_DRONE_068.csv").read_text().splitlines()

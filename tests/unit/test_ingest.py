@@ -477,7 +477,7 @@ def test_real_halmstad_videos(tmp_path: Path, run: Callable[..., IngestReport]) 
     assert report.added == ["ir_bird_001", "ir_drone_067", "ir_drone_068"]
     bird, drone, other = sequence.sequences(tmp_path / "data", "halmstad")
     assert (bird.frames, drone.frames, drone.labelled_frames, drone.target_frames) == (310, 306, 306, 304)
-    assert drone.group == other.group == "ir_drone-06x" and drone.licence == "CC0-1.0"
+    assert drone.group == other.group == "ir_drone-05x" and drone.licence == "CC0-1.0"
     # Two groups only: the shard step will ask for blocks.
     assert splits.read(tmp_path / "data" / "halmstad")["groups"] == {}
 

@@ -18,6 +18,16 @@ from irstd.errors import InputError
 
 NAME = "halmstad"
 VIDEOS, LABELS = "Video_IR", "labels_csv"
+# Blocks of numbers that show one view, moved a little at most: found by `irstd.data.duplicates`, looked at, and joined.
+_SAME_VIEW = {
+    "ir_airplane-02x": "ir_airplane-01x",
+    "ir_airplane-03x": "ir_airplane-01x",
+    "ir_bird-05x": "ir_airplane-01x",
+    "ir_bird-04x": "ir_airplane-04x",
+    "ir_bird-02x": "ir_bird-00x",
+    "ir_drone-02x": "ir_drone-01x",
+    **{f"ir_drone-{block:02d}x": "ir_drone-05x" for block in range(6, 11)},
+}
 _VIDEO = re.compile(r"(IR_[A-Z]+)_(\d+)\.mp4")
 
 
@@ -34,13 +44,14 @@ def read(listing: Listing, list_name: str | None = None) -> Found:
     candidates = []
     for path in listing.under(VIDEOS):
         if match := _VIDEO.fullmatch(path.name):
+            # Neighbouring numbers were often taken on one day, before one background.
+            block = f"{match[1].lower()}-{int(match[2]) // 10:02d}x"
             candidates.append(
                 Candidate(
                     name=path.stem,
                     files=(path,),
                     annotate=_labels(listing, path.stem),
-                    # Neighbouring numbers were often taken on one day, before one background.
-                    group=f"{match[1].lower()}-{int(match[2]) // 10:02d}x",
+                    group=_SAME_VIEW.get(block, block),
                     licence=licence,
                 )
             )

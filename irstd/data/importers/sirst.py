@@ -9,6 +9,7 @@ contextual modulation for infrared small target detection", WACV 2021.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from irstd.data import rle
 from irstd.data.annotations import Annotations, FrameTargets
 from irstd.data.derive import targets_of
-from irstd.data.importers.base import Annotate, Candidate, Found, Listing
+from irstd.data.importers.base import Annotate, Candidate, Found, Listing, options
 from irstd.data.splits import UNLISTED
 from irstd.data.stills import is_still, read_still
 from irstd.errors import InputError, nearest
@@ -48,7 +49,9 @@ def read(listing: Listing, list_name: str | None = None) -> Found:
         if mask is None and stem in split_of:
             raise InputError(f"{path}: the list {name} names it, and it has no mask {MASKS}/{stem}.png: add the mask")
         annotate = _masked(listing, path, mask) if mask else None
-        candidates.append(Candidate(stem, (path,), annotate=annotate, split=split_of.get(stem, other)))
+        said = options(listing, path, stem)
+        found = Candidate(stem, (path,), annotate=annotate, split=split_of.get(stem, other))
+        candidates.append(replace(found, group=said.group, licence=said.licence))
     for path in listing.under(BACKGROUNDS):
         if is_still(path):
             found = Candidate(f"{BACKGROUNDS}/{path.stem}", (path,), annotate=_empty(str(path)), split=other)
