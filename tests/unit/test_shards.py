@@ -19,7 +19,7 @@ from irstd.config import GradientConfig, ShardConfig, SplitConfig
 from irstd.data import sequence, shards
 from irstd.data.gradient import gradient_map
 from irstd.data.ingest import ingest
-from irstd.data.manifest import SPLITS, Manifest
+from irstd.data.manifest import SPLITS, Manifest, digest
 from irstd.errors import InputError, WorkError
 from irstd.files import sha256_file
 from irstd.registry import lineage
@@ -301,7 +301,7 @@ def test_damaged_manifests_are_refused(folder, tmp_path):
         with pytest.raises(InputError, match=message):
             Manifest.read(tmp_path)
     other = content | {"gradient": old}
-    (tmp_path / "manifest.json").write_text(json.dumps(other | {"digest": shards.digest(other)}))
+    (tmp_path / "manifest.json").write_text(json.dumps(other | {"digest": digest(other)}))
     with pytest.raises(InputError, match="gradient version 0"):
         Manifest.read(tmp_path)
     (tmp_path / "manifest.json").write_text((folder / "manifest.json").read_text()[:-9])
