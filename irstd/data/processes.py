@@ -36,11 +36,9 @@ class Processes:
         if count <= 1:
             yield from map(function, jobs)
             return
-        # Not by fork, which would copy locks that threads of this process hold (OpenCV's, Ray's).
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(count, context, initializer=_begin)
+        workers = pool(count)
         try:
-            for future in as_completed([pool.submit(function, job) for job in jobs]):
+            for future in as_completed([workers.submit(function, job) for job in jobs]):
                 yield future.result()
         except BrokenProcessPool as error:
             raise WorkError(
@@ -48,7 +46,13 @@ class Processes:
                 "dies again, ask for fewer with --workers"
             ) from error
         finally:
-            pool.shutdown(cancel_futures=True)
+            workers.shutdown(cancel_futures=True)
+
+
+def pool(workers: int) -> ProcessPoolExecutor:
+    """Processes of one thread each, which end with this one however it ends."""
+    # Not by fork, which would copy locks that threads of this process hold (OpenCV's, Ray's).
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
 
 
 def _begin() -> None:
