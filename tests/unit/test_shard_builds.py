@@ -377,12 +377,19 @@ def test_what_else_lies_beside_shards_stays(sample_data, tmp_path):
     (out / ".sample.building").mkdir()  # of a first build that was killed
     (out / ".lock").touch()
     shards.build(sample_data, out, CONFIG)
-    for file in ("holiday/photo.jpg", ".thesis.old/text.tex"):
+    index = (out / "manifest.json").read_bytes()
+    for file in ("holiday/photo.jpg", ".thesis.old/text.tex", "page/manifest.json"):
         (out / file).parent.mkdir()
-        (out / file).write_text("mine")
+        (out / file).write_text('{"set": "page", "digest": "-", "counts": {}}')
+    shutil.copytree(out / "sample", out / "copy")  # somebody's, who may know why
     before = tree(out)
+    (out / "manifest.json").write_text((out / "manifest.json").read_text() + " ")
     shards.build(sample_data, out, CONFIG)
-    assert tree(out) == before
+    assert tree(out) == before | {"manifest.json": tree(out)["manifest.json"]}
+    assert json.loads((out / "manifest.json").read_bytes()) == json.loads(index) and [*json.loads(index)["sets"]] == [
+        "sample"
+    ]
+    before = tree(out)
     shutil.copytree(sample_data / "sample", tmp_path / "data" / "holiday")
     with pytest.raises(InputError, match="holiday: is there and holds no shards"):
         shards.build(tmp_path / "data", out, CONFIG)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import webdataset
-from recordings import frames, write_image, write_video
+from recordings import frames, tree, write_image, write_video
 
 from irstd.config import GradientConfig, ShardConfig, SplitConfig
 from irstd.data import sequence, shards
@@ -239,6 +239,25 @@ def test_a_set_that_cannot_be_split_is_left_out(sample_data, tmp_path, capsys):
     assert [*found] == ["odd", "sample"] and found["sample"] == alone["sample"] and len(lines) == 1
     assert manifest(tmp_path / "shards" / "odd")["split_by"] == "block"
     assert manifest(tmp_path / "shards" / "sample")["split_by"] == "group"
+
+
+def test_a_set_keeps_its_way_of_splitting(tmp_path):
+    """Two recordings are cut into blocks; with the third there are groups enough, and test frames would become train."""
+    add_set(tmp_path / "data", "odd", {"p": 30, "q": 32})
+    blocks, out = ShardConfig(frames=5, split=SplitConfig(by="block")), tmp_path / "shards"
+    shards.build(tmp_path / "data", out, blocks)
+    before = tree(out)
+    write_video(tmp_path / "more" / "r.mkv", frames(9))
+    (tmp_path / "more" / "r.csv").write_text("frame,x,y,w,h\n0,1,1,2,2\n")
+    ingest(tmp_path / "more", "odd", tmp_path / "data", tmp_path / "staging")
+    assert len(json.loads((tmp_path / "data" / "odd" / "splits.json").read_text())["groups"]) == 3
+    for config in blocks, ShardConfig(frames=5):
+        with pytest.raises(InputError, match=r"^set odd: its shards were cut into blocks.*remove .*shards/odd$"):
+            shards.build(tmp_path / "data", out, config)
+        assert tree(out) == before
+    shutil.rmtree(out / "odd")
+    shards.build(tmp_path / "data", out, blocks)
+    assert manifest(out / "odd")["split_by"] == "group"
 
 
 def test_a_short_sequence_is_named(tmp_path):
