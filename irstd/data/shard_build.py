@@ -157,8 +157,7 @@ def _clear_up(final: Path, building: Path, new: Path, old: Path) -> None:
             path = new / shard["file"]
             if path.exists():
                 key = _key(sample["inputs"] for sample in shard["samples"])
-                write_json(building / f"{key}.json", {k: shard[k] for k in ("sha256", "samples")})
-                os.replace(path, building / f"{key}.tar")
+                os.replace(path, building / f"{key}.tar")  # its note is there still
     for folder in (new, old):
         if folder.exists():
             shutil.rmtree(folder)

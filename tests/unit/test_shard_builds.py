@@ -167,6 +167,12 @@ class Steps:
         return True
 
 
+def inodes(out: Path, wanted: set[bytes]) -> dict[bytes, int]:
+    """Inodes by content of the tars in `out`, finished ones of a killed build too, that are among `wanted`."""
+    found = {path.read_bytes(): path.stat().st_ino for path in out.rglob("*.tar")}
+    return {content: inode for content, inode in found.items() if content in wanted}
+
+
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
     monkeypatch.setattr(shard_plan, "TARGET_BYTES", 100_000)
@@ -177,6 +183,7 @@ def test_a_build_goes_on_wherever_it_was_killed(sample_data, without, tmp_path, 
     for name, data in ("less", without), ("more", sample_data):
         shards.build(data, tmp_path / name, CONFIG)
     old, new = verified(tmp_path / "less"), verified(tmp_path / "more")
+    wanted = {path.read_bytes() for path in (tmp_path / "more").rglob("*.tar")}
     stop = unreadable = 0
     while True:
         out = tmp_path / str(stop)
@@ -190,8 +197,10 @@ def test_a_build_goes_on_wherever_it_was_killed(sample_data, without, tmp_path, 
             steps.build(sample_data, out, stop=3)
             assert verified(out) == old
         assert verified(out) in (old, new)
+        finished = inodes(out, wanted)
         assert steps.build(sample_data, out)
         assert tree(out) == tree(tmp_path / "more"), f"killed before step {stop}"
+        assert finished.items() <= inodes(out, wanted).items(), f"killed before step {stop}: a tar was written twice"
         stop += 1
     assert stop > 20 and unreadable == 1
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -233,8 +232,3 @@ def test_the_second_of_two_builds_waits_and_says_so(sample_data, built, tmp_path
     thread.join(30)
     assert lines == [f"shards: another build is at work in {out}; waiting for its end"]
     assert tree(out) == tree(built) and found["sample"] == Manifest.read(out / "sample").digest
-
-
-def test_limits_are_as_they_were():
-    """The tests above limit processes and file systems of their own."""
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
