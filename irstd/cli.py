@@ -123,9 +123,10 @@ def shard(
     out: Annotated[
         Path | None, typer.Option("--out", help="write the shards there, outside DVC; takes shard.* overrides")
     ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="processes; default: one a core")] = None,
 ) -> None:
     """Build shards/ from data/: what has not changed is kept."""
-    _call("shard", overrides=overrides or [], data=data, out=out)
+    _call("shard", overrides=overrides or [], data=data, out=out, workers=workers)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from irstd.errors import InputError, WorkError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 def canonical_json(value: Any) -> str:
@@ -47,6 +53,23 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Readable JSON, written atomically."""
     write_atomic(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around what writes `path`: where the system refuses, one line that names it.
+
+    `WorkError` for a full disk and other failures of it, `InputError` where this user may not write there.
+    """
+    try:
+        yield
+    except OSError as error:
+        what = f"{path}: cannot be written ({error.strerror or error})"
+        if error.errno in _FULL:
+            raise WorkError(f"{what}; free some space, then the same command goes on") from error
+        if error.errno in _FORBIDDEN:
+            raise InputError(f"{what}; name a folder that can be written, or change its permissions") from error
+        raise WorkError(what) from error
 
 
 def read_json(path: Path) -> Any:

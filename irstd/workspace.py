@@ -27,7 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ray": {"address": None, "storage": None},
     "prefect": {"api": None},
     "stack": {"prefect_port": 4200, "mlflow_port": 5000, "ray_port": 6379, "ray_dashboard_port": 8265},
-    "resources": {"workers": None},
+    "resources": {"workers": None, "shard_workers": None},
 }
 
 
@@ -123,6 +123,16 @@ class Workspace:
     def ray_address(self) -> str | None:
         """The Ray to join: settings, else the running stack's; None starts a local one. Never found by `auto`."""
         return self.settings["ray"]["address"] or self.stack.get("ray")
+
+    @property
+    def shard_workers(self) -> int:
+        """Processes that build shards: `--workers` (which reaches the stage as a variable), else settings, else the cores."""
+        given = os.environ.get("IRSTD_SHARD_WORKERS") or self.settings["resources"]["shard_workers"]
+        if given is None:
+            return environment.cores()
+        if not str(given).isdecimal() or int(given) < 1:
+            raise InputError(f"settings.toml: resources.shard_workers={given!r}: give a whole number from 1 on")
+        return int(given)
 
     @property
     def prefect_api(self) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from irstd import config, versioning
@@ -9,24 +12,50 @@ from irstd.commands.show import result, say
 from irstd.data import sequence
 from irstd.data import shards as building
 from irstd.data.manifest import read_all
+from irstd.data.processes import Processes
 from irstd.errors import InputError
 from irstd.workspace import Workspace
 
 
-def run(workspace: Workspace, overrides: list[str], data: Path | None, out: Path | None) -> None:
-    """With --out the plain function runs, outside DVC, and takes overrides; else params.yaml decides."""
+def run(
+    workspace: Workspace, overrides: list[str], data: Path | None, out: Path | None, workers: int | None = None
+) -> None:
+    """With --out the plain function runs, outside DVC, and takes overrides; else params.yaml decides.
+
+    `workers` processes (default: settings, else the cores); they never change the bytes.
+    """
+    if workers is not None:
+        os.environ["IRSTD_SHARD_WORKERS"] = str(workers)  # the stage is a process of its own
     if out is not None:
         options = config.load(workspace.root, overrides=config.parse_overrides(overrides)).shard
         if data is None:
             versioning.fetch_data(workspace, say)
-        digests = building.build(data or workspace.data, out, options, progress=_progress)
+        with _executor(workspace, workers) as run:
+            digests = building.build(
+                (data or workspace.data).resolve(), out.resolve(), options, run, building.Lines(say)
+            )
         say(f"shards of {', '.join(digests)} in {out}")
+        result(**digests)
         return
     if overrides or data is not None:
         raise InputError(
             "the workspace's shards follow params.yaml; change shard.* there, or write elsewhere with --out DIR"
         )
     ensure(workspace, quiet=False)
+
+
+@contextmanager
+def _executor(workspace: Workspace, workers: int | None) -> Iterator[building.Map]:
+    """Processes of this machine; where settings.toml names a cluster and --workers is not given, its tasks."""
+    if workers is not None or not workspace.settings["ray"]["address"]:
+        yield Processes(workspace.shard_workers)
+        return
+    from irstd.cluster.session import session
+    from irstd.cluster.shards import tasks
+
+    with session(workspace) as resources:
+        say(f"shard: tasks on {resources.where}, {resources.cpus:g} CPU; every node has to reach both folders")
+        yield tasks
 
 
 def ensure(workspace: Workspace, quiet: bool = True) -> bool:
@@ -55,7 +84,3 @@ def ensure(workspace: Workspace, quiet: bool = True) -> bool:
     if not quiet:
         result(**{m.set: m.digest for m in found})
     return ran
-
-
-def _progress(name: str, done: int, total: int) -> None:
-    say(f"shard {name}: {done} of {total} tars")

@@ -111,19 +111,24 @@ def digest(content: dict[str, Any]) -> str:
     )
 
 
-def write_index(shards: Path) -> None:
-    """Write `shards/manifest.json`: the sets that lie there, with their digests."""
+def write_index(shards: Path, names: Iterable[str]) -> None:
+    """Write `shards`/manifest.json: the sets of `names` that lie there, with their digests. Left alone where it says so."""
     sets = {}
-    for path in sorted(shards.glob("*/manifest.json")):
-        if path.parent.name.startswith("."):
-            continue
-        content = read_json(path)
-        sets[content["set"]] = {
-            "manifest": f"{path.parent.name}/manifest.json",
-            "digest": content["digest"],
-            "counts": content["counts"],
-        }
-    write_json(shards / "manifest.json", {"schema": SCHEMA, "sets": sets})
+    for name in sorted(names):
+        if (shards / name / "manifest.json").is_file():
+            content = read_json(shards / name / "manifest.json")
+            sets[name] = {
+                "manifest": f"{name}/manifest.json",
+                "digest": content["digest"],
+                "counts": content["counts"],
+            }
+    index = {"schema": SCHEMA, "sets": sets}
+    try:
+        if read_json(shards / "manifest.json") == index:
+            return
+    except (OSError, ValueError):
+        pass  # none yet, or damaged
+    write_json(shards / "manifest.json", index)
 
 
 def read_all(shards: Path, sets: list[str] | None = None) -> list[Manifest]:

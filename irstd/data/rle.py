@@ -54,5 +54,10 @@ def decode(counts: Sequence[int], height: int, width: int) -> np.ndarray:
         raise ValueError("run lengths are a flat list of integers that are not negative")
     if int(runs.sum()) != height * width:
         raise ValueError(f"run lengths add up to {int(runs.sum())}, the mask has {height} x {width} = {height * width}")
-    values = (np.arange(runs.size) & 1).astype(np.uint8)
-    return np.ascontiguousarray(np.repeat(values, runs).reshape((height, width), order="F"))
+    # Pixel by pixel for those that are set: targets are small, and most of a mask is never touched.
+    starts, lengths = np.cumsum(runs)[:-1:2], runs[1::2]
+    before = np.cumsum(lengths) - lengths
+    columns, rows = np.divmod(np.repeat(starts - before, lengths) + np.arange(lengths.sum()), height)
+    mask_HW = np.zeros((height, width), np.uint8)
+    mask_HW[rows, columns] = 1
+    return mask_HW

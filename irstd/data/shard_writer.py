@@ -10,11 +10,12 @@ import hashlib
 import io
 import os
 import tarfile
+import threading
 import zlib
-from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -25,40 +26,79 @@ from irstd.data.gradient import GradientSpec, gradient_map
 from irstd.data.sequence import Sequence
 from irstd.data.shard_plan import Chunk
 from irstd.errors import WorkError
-from irstd.files import canonical_json
+from irstd.files import canonical_json, writing
+
+_PIECE = 2**18  # bytes hashed and written at a time
 
 
-def write_tar(path: Path, pieces: list[Chunk], gradient: dict | None, build: dict) -> dict[str, Any]:
-    """Write `pieces` to `path` (a temporary name: the caller renames) and return the manifest's entry without `file`."""
+def write_tar(
+    path: Path, pieces: list[Chunk], gradient: dict | None, build: dict, shown: Path | None = None
+) -> dict[str, Any]:
+    """Write `pieces` to `path` (a temporary name: the caller renames) and return the manifest's entry without `file`.
+
+    Flushed to the disk once, at its end. `shown` is the name for messages. `WorkError` where the disk is full.
+    """
     spec = GradientSpec.from_dict(gradient) if gradient else None
     samples = []
-    with path.open("wb") as file:
-        for chunk, arrays, targets in _samples(pieces, spec, build.get("derive")):
-            samples.append(_write_sample(file, chunk, arrays, targets) | {"inputs": chunk.inputs(build)})
-        file.write(b"\0" * 1024)  # the two empty blocks that end a tar
-        file.flush()
-        os.fsync(file.fileno())
-    with path.open("rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "samples": samples}
+    with _Tar(path, shown or path) as tar:
+        for chunk in pieces:
+            run = _run_of(chunk, spec)
+            frames, gradients = run.take(chunk.first - chunk.halo, chunk.stop)
+            arrays = {"frames.npy": frames}
+            if gradients is not None:
+                arrays["gradient.npy"] = gradients
+            masks, targets = _targets(chunk, run.annotations, frames, build.get("derive"))
+            if masks is not None:
+                arrays["masks.npy"] = masks
+            samples.append(_write_sample(tar, chunk, arrays, targets) | {"inputs": chunk.inputs(build)})
+    return {"sha256": tar.hash.hexdigest(), "samples": samples}
 
 
-def _samples(
-    pieces: list[Chunk], spec: GradientSpec | None, derive: dict | None
-) -> Iterator[tuple[Chunk, dict[str, np.ndarray], dict]]:
-    """Decode each sequence once, in order, and yield its chunks."""
-    reader: FrameRun | None = None
-    for chunk in pieces:
-        sequence = chunk.stretch.sequence
-        if reader is None or reader.sequence is not sequence or reader.position > chunk.first - chunk.halo:
-            reader = FrameRun(sequence, spec)
-        frames, gradients = reader.take(chunk.first - chunk.halo, chunk.stop)
-        arrays = {"frames.npy": frames}
-        if gradients is not None:
-            arrays["gradient.npy"] = gradients
-        masks, targets = _targets(chunk, reader.annotations, frames, derive)
-        if masks is not None:
-            arrays["masks.npy"] = masks
-        yield chunk, arrays, targets
+class _Tar:
+    """A tar being written, and the sha256 of all its bytes."""
+
+    def __init__(self, path: Path, shown: Path) -> None:
+        self.shown = shown
+        self.hash = hashlib.sha256()
+        with writing(shown):
+            self.file = path.open("wb")
+
+    def __enter__(self) -> _Tar:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.write(b"\0" * 1024)  # the two empty blocks that end a tar
+                with writing(self.shown):
+                    self.file.flush()
+                    os.fsync(self.file.fileno())
+        finally:
+            # What could not be written before cannot be written now either.
+            with suppress(OSError):
+                self.file.close()
+
+    def add(self, name: str, parts: list[Any], hashed: Any) -> int:
+        """Append one member; returns the offset of its first byte. `hashed` takes in its name, length and bytes."""
+        size = sum(len(part) for part in parts)
+        info = tarfile.TarInfo(name)
+        info.size, info.mtime, info.mode = size, 0, 0o644
+        self.write(info.tobuf(tarfile.PAX_FORMAT))  # USTAR, but names may be longer than 100 letters
+        offset = self.file.tell()
+        hashed.update(f"{name}\0{size}\0".encode())
+        for part in parts:
+            # Piece by piece: what the first hash reads is still in the processor's cache for the second, and for the write.
+            for start in range(0, len(part), _PIECE):
+                piece = part[start : start + _PIECE]
+                hashed.update(piece)
+                self.write(piece)
+        self.write(b"\0" * (-size % 512))
+        return offset
+
+    def write(self, piece: Any) -> None:
+        self.hash.update(piece)
+        with writing(self.shown):
+            self.file.write(piece)
 
 
 class FrameRun:
@@ -70,37 +110,70 @@ class FrameRun:
         self.annotations = sequence.annotations()
         self.frames = iter(sequence.read())
         self.next = 0
-        self.kept: np.ndarray | None = None
-        self.kept_gradient: np.ndarray | None = None
+        self.kept = 0  # frames before `next` that lie at the end of what was taken last
+        self.taken = 0
+        self.frames_nHW = np.empty((0, sequence.height, sequence.width), sequence.dtype)
+        self.gradient_nHW = np.empty((0, sequence.height, sequence.width), np.float16)
 
-    @property
-    def position(self) -> int:
-        """Index of the first frame that can still be had."""
-        return self.next - (0 if self.kept is None else len(self.kept))
+    def gives(self, sequence: Sequence, spec: GradientSpec | None, start: int) -> bool:
+        """Whether frames from `start` on of `sequence` can still be had."""
+        return self.spec == spec and self.next - self.kept <= start and self.sequence == sequence
 
     def take(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Frames [start, stop) as uint8|uint16 [n, H, W], and their gradient maps as float16 [n, H, W]."""
-        if start > self.next:
-            for _ in islice(self.frames, start - self.next):
-                pass
-            self.next, self.kept, self.kept_gradient = start, None, None
-        fresh = list(islice(self.frames, stop - self.next))
-        if len(fresh) < stop - self.next:
-            raise WorkError(
-                f"{self.sequence.folder}: {self.next + len(fresh)} frames decode, sequence.json counts "
-                f"{self.sequence.frames}; run irstd doctor, then ingest the recording again with --update"
-            )
-        new = np.stack(fresh) if fresh else np.empty((0, self.sequence.height, self.sequence.width), np.uint8)
-        gradient = gradient_map(new, self.spec.operator, self.spec.padding) if self.spec else None
-        overlap = self.next - start
-        if overlap:
-            assert self.kept is not None
-            new = np.concatenate([self.kept[len(self.kept) - overlap :], new])
-            if gradient is not None and self.kept_gradient is not None:
-                gradient = np.concatenate([self.kept_gradient[len(self.kept_gradient) - overlap :], gradient])
-        self.next = stop
-        self.kept, self.kept_gradient = new, gradient
-        return new, gradient
+        """Frames [start, stop) as uint8|uint16 [n, H, W], and their gradient maps as float16 [n, H, W].
+
+        Both are valid until the next call: they lie in memory that is used again.
+        """
+        overlap = max(0, self.next - start)
+        self._make_room(stop - start, overlap)
+        for _ in islice(self.frames, max(0, start - self.next)):
+            pass
+        self.next = max(self.next, start)
+        for row in range(overlap, stop - start):
+            frame_HW = next(self.frames, None)
+            if frame_HW is None:
+                raise WorkError(
+                    f"{self.sequence.folder}: {self.next} frames decode, sequence.json counts "
+                    f"{self.sequence.frames}; run irstd doctor, then ingest the recording again with --update"
+                )
+            self.frames_nHW[row] = frame_HW
+            self.next += 1
+        if self.spec:
+            new_nHW = self.frames_nHW[overlap : stop - start]
+            self.gradient_nHW[overlap : stop - start] = gradient_map(new_nHW, self.spec.operator, self.spec.padding)
+        self.taken = self.kept = stop - start
+        return self.frames_nHW[: self.taken], self.gradient_nHW[: self.taken] if self.spec else None
+
+    def _make_room(self, count: int, overlap: int) -> None:
+        """Room for `count` frames, of which the last `overlap` of those taken before are the first."""
+        for name in ("frames_nHW", "gradient_nHW") if self.spec else ("frames_nHW",):
+            before = getattr(self, name)
+            room = before if len(before) >= count else np.empty((count, *before.shape[1:]), before.dtype)
+            room[:overlap] = before[self.taken - overlap : self.taken]
+            setattr(self, name, room)
+        self.kept = self.taken = 0  # nothing can be taken again if reading fails from here on
+
+
+_thread = threading.local()
+
+
+def _run_of(chunk: Chunk, spec: GradientSpec | None) -> FrameRun:
+    """The run that gives this chunk's frames: the last one of this thread where it does.
+
+    A recording can only be decoded from its beginning. A worker that is given some tars of a long one, in order, decodes
+    it once for all of them.
+    """
+    run: FrameRun | None = getattr(_thread, "run", None)
+    sequence = chunk.stretch.sequence
+    if run is None or not run.gives(sequence, spec, chunk.first - chunk.halo):
+        forget()  # its memory first
+        run = _thread.run = FrameRun(sequence, spec)
+    return run
+
+
+def forget() -> None:
+    """Close the recording that this thread keeps open for the next tar."""
+    _thread.run = None
 
 
 def _targets(
@@ -151,7 +224,7 @@ def _targets(
     return masks, targets | ({"derived": derived} if derived else {})
 
 
-def _write_sample(file: BinaryIO, chunk: Chunk, arrays: dict[str, np.ndarray], targets: dict) -> dict[str, Any]:
+def _write_sample(tar: _Tar, chunk: Chunk, arrays: dict[str, np.ndarray], targets: dict) -> dict[str, Any]:
     hashed = hashlib.sha256()
     members: dict[str, list[Any]] = {}
     for name, array in arrays.items():
@@ -159,10 +232,10 @@ def _write_sample(file: BinaryIO, chunk: Chunk, arrays: dict[str, np.ndarray], t
         np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
         data = np.ascontiguousarray(array)
         header = head.getvalue()
-        offset = _write_member(file, f"{chunk.key}.{name}", [header, data.data.cast("B")], hashed) + len(header)
+        offset = tar.add(f"{chunk.key}.{name}", [header, data.data.cast("B")], hashed) + len(header)
         members[name] = [offset, data.nbytes, data.dtype.name, list(data.shape)]
     text = canonical_json(targets).encode()
-    offset = _write_member(file, f"{chunk.key}.targets.json", [text], hashed)
+    offset = tar.add(f"{chunk.key}.targets.json", [text], hashed)
     members["targets.json"] = [offset, len(text), None, None]
     rows = len(targets["frames"])
     derived = {"derived": targets["derived"]} if "derived" in targets else {}
@@ -187,18 +260,3 @@ def frame_crc(arrays: dict[str, np.ndarray], row: int) -> int:
         if name in arrays:
             value = zlib.crc32(np.ascontiguousarray(arrays[name][row]).data.cast("B"), value)
     return value
-
-
-def _write_member(file: BinaryIO, name: str, parts: list[Any], hashed: Any) -> int:
-    """Append one member; returns the offset of its first byte. `hashed` takes in its name, length and bytes."""
-    size = sum(len(part) for part in parts)
-    info = tarfile.TarInfo(name)
-    info.size, info.mtime, info.mode = size, 0, 0o644
-    file.write(info.tobuf(tarfile.PAX_FORMAT))  # USTAR, but names may be longer than 100 letters
-    offset = file.tell()
-    hashed.update(f"{name}\0{size}\0".encode())
-    for part in parts:
-        file.write(part)
-        hashed.update(part)
-    file.write(b"\0" * (-size % 512))
-    return offset

@@ -227,7 +227,9 @@ class Recording:
 
 
 def _capture(path: Path, convert: bool) -> cv2.VideoCapture:
-    return cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_CONVERT_RGB, int(convert)])
+    # FFmpeg would decode with a thread a core, whatever OpenCV was told: processes side by side need their share.
+    options = [cv2.CAP_PROP_CONVERT_RGB, int(convert), cv2.CAP_PROP_N_THREADS, cv2.getNumThreads()]
+    return cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, options)
 
 
 def _check_whole(path: Path, where: str) -> None:

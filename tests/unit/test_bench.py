@@ -64,7 +64,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         pytest.param(
             lambda w: bench.shard(w, 0.05, scenes=TINY),
-            ["writer / decode + gradient + hash + write", "writer / the same + checksums"],
+            [
+                "writer / decode + gradient + hash + write",
+                "writer / the same + checksums",
+                "two writers / one writer",
+            ],
             id="shard",
         ),
         pytest.param(

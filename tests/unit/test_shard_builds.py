@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from recordings import tree
+from recordings import frames, tree, write_video
 
-from irstd.config import GradientConfig, ShardConfig
-from irstd.data import shard_plan, shards
+from irstd.config import GradientConfig, ShardConfig, SplitConfig
+from irstd.data import sequence, shard_build, shard_plan, shards
 from irstd.data.ingest import ingest
 from irstd.data.loader import ClipLoader
 from irstd.data.manifest import SPLITS, Manifest, read_all
@@ -140,7 +142,8 @@ class Steps:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.stop: int | None = None
         self.taken: list[str] = []
-        for module, name in (os, "replace"), (os, "rename"), (os, "link"), (shards, "write_tar"), (shutil, "rmtree"):
+        system = [(os, name) for name in ("replace", "rename", "link")] + [(Path, name) for name in ("unlink", "mkdir")]
+        for module, name in [*system, (shard_build, "write_tar"), (shutil, "rmtree")]:
             monkeypatch.setattr(module, name, self._counted(name, getattr(module, name)))
 
     def _counted(self, name: str, function: Callable) -> Callable:
@@ -164,6 +167,12 @@ class Steps:
         return True
 
 
+def inodes(out: Path, wanted: set[bytes]) -> dict[bytes, int]:
+    """Inodes by content of the tars in `out`, finished ones of a killed build too, that are among `wanted`."""
+    found = {path.read_bytes(): path.stat().st_ino for path in out.rglob("*.tar")}
+    return {content: inode for content, inode in found.items() if content in wanted}
+
+
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
     monkeypatch.setattr(shard_plan, "TARGET_BYTES", 100_000)
@@ -174,6 +183,7 @@ def test_a_build_goes_on_wherever_it_was_killed(sample_data, without, tmp_path, 
     for name, data in ("less", without), ("more", sample_data):
         shards.build(data, tmp_path / name, CONFIG)
     old, new = verified(tmp_path / "less"), verified(tmp_path / "more")
+    wanted = {path.read_bytes() for path in (tmp_path / "more").rglob("*.tar")}
     stop = unreadable = 0
     while True:
         out = tmp_path / str(stop)
@@ -184,13 +194,15 @@ def test_a_build_goes_on_wherever_it_was_killed(sample_data, without, tmp_path, 
             # No file system exchanges two folders everywhere: between two renamings there is none. The next build
             # begins with putting it back.
             unreadable += 1
-            steps.build(sample_data, out, stop=2)
+            steps.build(sample_data, out, stop=3)
             assert verified(out) == old
         assert verified(out) in (old, new)
+        finished = inodes(out, wanted)
         assert steps.build(sample_data, out)
         assert tree(out) == tree(tmp_path / "more"), f"killed before step {stop}"
+        assert finished.items() <= inodes(out, wanted).items(), f"killed before step {stop}: a tar was written twice"
         stop += 1
-    assert stop > 15 and unreadable == 1
+    assert stop > 20 and unreadable == 1
 
 
 @pytest.mark.parametrize("when", ["tars written", "set complete"])
@@ -210,12 +222,12 @@ def test_what_killed_builds_left_is_never_taken_for_something_else(sample_data, 
     assert not steps.build(sample_data, tmp_path / "killed", stop=first)
     stop, done = 0, False
     while not done:
-        for name, config in wanted.items():
-            out = tmp_path / f"{name}-{stop}"
-            shutil.copytree(tmp_path / "killed", out)
-            done = steps.build(sample_data, out, other, stop=stop)
-            shards.build(sample_data, out, config)
-            assert tree(out) == tree(tmp_path / name), f"killed before step {stop}, then {name}"
+        name = [*wanted][stop % 2]
+        out = tmp_path / f"{name}-{stop}"
+        shutil.copytree(tmp_path / "killed", out)
+        done = steps.build(sample_data, out, other, stop=stop)
+        shards.build(sample_data, out, wanted[name])
+        assert tree(out) == tree(tmp_path / name), f"killed before step {stop}, then {name}"
         stop += 1
     assert stop > 20
 
@@ -247,7 +259,7 @@ def test_a_killed_process_leaves_the_old_shards_and_its_finished_tars(sample_dat
 
     def watched(run, jobs):
         for job in jobs:
-            ran.append(job[1].name)
+            ran.append(job.shown.name)
             yield run(job)
 
     config = CONFIG.model_copy(update={"chunk": 3})
@@ -255,6 +267,82 @@ def test_a_killed_process_leaves_the_old_shards_and_its_finished_tars(sample_dat
     shards.build(sample_data, tmp_path / "fresh", config)
     assert tree(out) == tree(tmp_path / "fresh")
     assert len(ran) == len([*(out / "sample").glob("*.tar")]) - 3
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_order_of_arrival_gives_the_bytes_of_one_build(sample_data, tmp_path, seed):
+    """The splits are given; which of the sequences were there before, and when, leaves no trace in the shards."""
+    rng = random.Random(seed)
+    names = sorted(path.name for path in (sample_data / "sample").iterdir() if path.is_dir())
+    data, held = tmp_path / "data", set()
+    (data / "sample").mkdir(parents=True)
+    shutil.copy(sample_data / "sample" / "splits.json", data / "sample")
+    for step in range(4):
+        wanted = {*names} if step == 3 else {*rng.sample(names, rng.randint(1, len(names)))}
+        for name in held - wanted:
+            shutil.rmtree(data / "sample" / name)
+        for name in rng.sample(sorted(wanted - held), len(wanted - held)):
+            shutil.copytree(sample_data / "sample" / name, data / "sample" / name)
+        held = wanted
+        shards.build(data, tmp_path / "grown", CONFIG, map=rng.choice([map, _reversed, _threads]))
+        shards.build(data, tmp_path / f"fresh{step}", CONFIG)
+        assert tree(tmp_path / "grown") == tree(tmp_path / f"fresh{step}")
+
+
+def test_a_build_without_news_touches_nothing(sample_data, tmp_path):
+    def stats() -> dict[str, tuple[int, int]]:
+        files = [tmp_path, *tmp_path.rglob("*")]
+        return {str(file): (file.stat().st_ino, file.stat().st_mtime_ns) for file in files if file.name != ".lock"}
+
+    shards.build(sample_data, tmp_path, CONFIG)
+    before = stats()
+    shards.build(sample_data, tmp_path, CONFIG)
+    assert stats() == before
+
+
+@pytest.mark.parametrize("harm", ["flipped", "longer", "gone"])
+def test_a_harmed_tar_alone_is_written_again(sample_data, tmp_path, harm):
+    shards.build(sample_data, tmp_path, CONFIG)
+    before = tree(tmp_path)
+    harmed, *others = sorted((tmp_path / "sample").glob("*.tar"))
+    inodes = [path.stat().st_ino for path in others]
+    content = bytearray(harmed.read_bytes())
+    content[len(content) // 2] ^= 1
+    harmed.write_bytes(content + bytes(512) if harm == "longer" else content)
+    if harm == "gone":
+        harmed.unlink()
+    shards.build(sample_data, tmp_path, CONFIG)
+    assert tree(tmp_path) == before and [path.stat().st_ino for path in others] == inodes
+
+
+def test_a_long_recording_is_decoded_once(tmp_path, monkeypatch):
+    """Its tars follow each other in one process: the second goes on where the first stopped."""
+    images = frames(40, 40, 48)
+    write_video(tmp_path / "source" / "long.mkv", images)
+    (tmp_path / "source" / "long.csv").write_text("frame,x,y,w,h\n")
+    everything = SplitConfig(by="block", train=1, val=0, gate=0, test=0)
+    ingest(tmp_path / "source", "one", tmp_path / "data", tmp_path / "staging", shares=everything)
+    decoded: list[int] = []
+    read = sequence.Sequence.read
+    monkeypatch.setattr(sequence.Sequence, "read", lambda self: (decoded.append(1) or f for f in read(self)))
+    shards.build(tmp_path / "data", tmp_path / "shards", ShardConfig(frames=5, chunk=4, split=everything))
+    assert len([*(tmp_path / "shards" / "one").glob("*.tar")]) > 3 and len(decoded) == 40
+    for sample in Windows([Manifest.read(tmp_path / "shards" / "one")], "train").samples:
+        assert sample.halo == min(4, sample.first)
+    verified_frames = [*_stored(tmp_path / "shards" / "one")]
+    assert [index for index, _ in verified_frames] == [*range(40)]
+    for index, frame_HW in verified_frames:
+        np.testing.assert_array_equal(frame_HW, images[index])
+
+
+def _stored(folder: Path) -> Iterator[tuple[int, np.ndarray]]:
+    """(index, frame) of every key frame in the tars of a set."""
+    for shard in Manifest.read(folder).content["shards"]:
+        for sample in shard["samples"]:
+            offset, _, dtype, shape = sample["members"]["frames.npy"]
+            frames_nHW = np.memmap(folder / shard["file"], dtype, "r", offset, tuple(shape))
+            for row in range(sample["halo"], len(frames_nHW)):
+                yield sample["first_frame"] + row - sample["halo"], frames_nHW[row]
 
 
 def test_a_set_that_is_gone_leaves_the_shards(sample_source, sample_data, tmp_path):
@@ -298,12 +386,19 @@ def test_what_else_lies_beside_shards_stays(sample_data, tmp_path):
     (out / ".sample.building").mkdir()  # of a first build that was killed
     (out / ".lock").touch()
     shards.build(sample_data, out, CONFIG)
-    for file in ("holiday/photo.jpg", ".thesis.old/text.tex"):
+    index = (out / "manifest.json").read_bytes()
+    for file in ("holiday/photo.jpg", ".thesis.old/text.tex", "page/manifest.json"):
         (out / file).parent.mkdir()
-        (out / file).write_text("mine")
+        (out / file).write_text('{"set": "page", "digest": "-", "counts": {}}')
+    shutil.copytree(out / "sample", out / "copy")  # somebody's, who may know why
     before = tree(out)
+    (out / "manifest.json").write_text((out / "manifest.json").read_text() + " ")
     shards.build(sample_data, out, CONFIG)
-    assert tree(out) == before
+    assert tree(out) == before | {"manifest.json": tree(out)["manifest.json"]}
+    assert json.loads((out / "manifest.json").read_bytes()) == json.loads(index) and [*json.loads(index)["sets"]] == [
+        "sample"
+    ]
+    before = tree(out)
     shutil.copytree(sample_data / "sample", tmp_path / "data" / "holiday")
     with pytest.raises(InputError, match="holiday: is there and holds no shards"):
         shards.build(tmp_path / "data", out, CONFIG)

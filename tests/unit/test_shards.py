@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import webdataset
-from recordings import frames, write_image, write_video
+from recordings import frames, tree, write_image, write_video
 
 from irstd.config import GradientConfig, ShardConfig, SplitConfig
 from irstd.data import sequence, shards
 from irstd.data.gradient import gradient_map
 from irstd.data.ingest import ingest
-from irstd.data.manifest import SPLITS, Manifest
+from irstd.data.manifest import SPLITS, Manifest, digest
 from irstd.errors import InputError, WorkError
 from irstd.files import sha256_file
 from irstd.registry import lineage
@@ -241,6 +241,25 @@ def test_a_set_that_cannot_be_split_is_left_out(sample_data, tmp_path, capsys):
     assert manifest(tmp_path / "shards" / "sample")["split_by"] == "group"
 
 
+def test_a_set_keeps_its_way_of_splitting(tmp_path):
+    """Two recordings are cut into blocks; with the third there are groups enough, and test frames would become train."""
+    add_set(tmp_path / "data", "odd", {"p": 30, "q": 32})
+    blocks, out = ShardConfig(frames=5, split=SplitConfig(by="block")), tmp_path / "shards"
+    shards.build(tmp_path / "data", out, blocks)
+    before = tree(out)
+    write_video(tmp_path / "more" / "r.mkv", frames(9))
+    (tmp_path / "more" / "r.csv").write_text("frame,x,y,w,h\n0,1,1,2,2\n")
+    ingest(tmp_path / "more", "odd", tmp_path / "data", tmp_path / "staging")
+    assert len(json.loads((tmp_path / "data" / "odd" / "splits.json").read_text())["groups"]) == 3
+    for config in blocks, ShardConfig(frames=5):
+        with pytest.raises(InputError, match=r"^set odd: its shards were cut into blocks.*remove .*shards/odd$"):
+            shards.build(tmp_path / "data", out, config)
+        assert tree(out) == before
+    shutil.rmtree(out / "odd")
+    shards.build(tmp_path / "data", out, blocks)
+    assert manifest(out / "odd")["split_by"] == "group"
+
+
 def test_a_short_sequence_is_named(tmp_path):
     add_set(tmp_path / "data", "odd", {"p": 6})
     with pytest.raises(InputError, match=r"^set odd: sequence p: 6 frames are too few"):
@@ -301,7 +320,7 @@ def test_damaged_manifests_are_refused(folder, tmp_path):
         with pytest.raises(InputError, match=message):
             Manifest.read(tmp_path)
     other = content | {"gradient": old}
-    (tmp_path / "manifest.json").write_text(json.dumps(other | {"digest": shards.digest(other)}))
+    (tmp_path / "manifest.json").write_text(json.dumps(other | {"digest": digest(other)}))
     with pytest.raises(InputError, match="gradient version 0"):
         Manifest.read(tmp_path)
     (tmp_path / "manifest.json").write_text((folder / "manifest.json").read_text()[:-9])

@@ -1,0 +1,46 @@
+"""The tars of a build as Ray tasks: the `map` of `irstd.data.shards.build` on a cluster.
+
+Every node has to reach the data and the folder of the shards under the same paths. A task that is lost with its node is
+run again: it writes the same bytes under the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import ray
+
+from irstd.cluster.train import reason
+from irstd.errors import IrstdError, WorkError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def tasks(function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
+    """`map` over tasks of one core each on the running Ray session; results as they are ready, in any order.
+
+    What a job raises ends it, and `WorkError` where its processes die: jobs that have not begun are cancelled.
+    """
+    task = ray.remote(_one_thread).options(num_cpus=1, max_retries=2, name=function.__name__)
+    waiting = [task.remote(function, job) for job in jobs]
+    try:
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            yield ray.get(done[0])
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, IrstdError):
+            raise cause from error
+        raise WorkError(f"shards: a task failed: {reason(error)}; the same command goes on where it stopped") from error
+    finally:
+        for each in waiting:
+            ray.cancel(each)
+
+
+def _one_thread(function: Callable[[Job], Result], job: Job) -> Result:
+    import cv2
+
+    cv2.setNumThreads(1)
+    return function(job)
