@@ -110,7 +110,9 @@ def test_a_manifest_of_other_shards_or_against_itself(copied):
     path.write_text(json.dumps(content))
     with pytest.raises(WorkError, match="damaged at sample/e, frame 0"):
         list(ClipLoader(copied, "val"))
-    for change in ({"crc32": sample["crc32"][1:]}, {"labelled": "1"}, {"members": {}}):
+    offset, length, dtype, (rows, height, width) = sample["members"]["masks.npy"]
+    turned = sample["members"] | {"masks.npy": [offset, length, dtype, [rows, width, height]]}
+    for change in ({"crc32": sample["crc32"][1:]}, {"labelled": "1"}, {"members": {}}, {"members": turned}):
         kept = dict(sample)
         sample.update(change)
         path.write_text(json.dumps(content))
