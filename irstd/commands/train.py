@@ -11,8 +11,9 @@ from filelock import FileLock
 from irstd import config as configuration
 from irstd.commands.show import result, say
 from irstd.config import Config
+from irstd.data.gradient import GradientSpec
 from irstd.data.manifest import Manifest, read_all
-from irstd.data.windows import require
+from irstd.data.windows import require, require_gradient
 from irstd.errors import InputError
 from irstd.files import read_json, sha256_file, staged_folder, write_json
 from irstd.training.identity import Identity, identity
@@ -90,6 +91,8 @@ def prepare(config: Config, shards: Path) -> Job:
             ]
             hint = f"; choose with data.sets=[{','.join(others)}]" if others else ""
             raise InputError(f"set {manifest.set} has no masks, which {config.model.name} learns from{hint}")
+    if not config.data.resized and config.model.gradient_branch and config.model.border == "replicate":
+        require_gradient(manifests, GradientSpec(config.model.operator, "replicate"))
     # Making a loader is its own check: intensity rule, clip length, batch against key frames.
     loaders = [loader_for(config, shards, "train", manifests, batch_size=config.train.batch)]
     if sum(m.count("val", "labelled") for m in manifests):

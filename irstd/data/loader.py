@@ -1,52 +1,65 @@
-"""`ClipLoader`: batches of clips from shards, in an order that depends on seed and epoch alone.
+"""`ClipLoader`: batches of clips from shards, in an order that depends on seed and epoch alone (`irstd.data.order`).
 
-An epoch is one permutation of all key frames. With W ranks of B key frames, step k takes the k-th run of W * B key frames,
-and rank r its r-th part: the batch that the ranks make together does not depend on how many they are, and a position in
-the epoch (`state_dict`) means the same for any W. Random draws (crops, and the seeds that augmentation uses) come from
-(seed, epoch, key frame), never from the rank. The CPU only slices: conversion and augmentation happen on the device.
+A batch that all ranks make together does not depend on how many they are, and a position in the epoch (`state_dict`)
+means the same for any number of them. Random draws (crops, and the seeds that augmentation uses) come from (seed, epoch,
+key frame), never from the rank. The CPU only slices: conversion and augmentation happen on the device.
 """
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
-from irstd.data import intensity
-from irstd.data.gradient import gradient_magnitude
+from irstd.data import intensity, order
+from irstd.data.gradient import GradientSpec, gradient_magnitude
 from irstd.data.manifest import pseudo_masks, read_all
-from irstd.data.windows import Windows, fingerprint, require
+from irstd.data.remote import Cache
+from irstd.data.windows import Windows, fingerprint, require, require_gradient
 from irstd.errors import InputError
 
 Batch = dict[str, Any]
+KEPT = 0.25  # least share of a box's area within a crop for the box to stay
 
 
 class ClipLoader:
     """Iterate the batches of one rank.
 
     Args:
-        shards: folder that holds `manifest.json` and one folder for each set.
+        shards: folder that holds `manifest.json` and one folder for each set, or its URL, see `irstd.data.remote`.
         split: "train", "val", "gate" or "test". Train is shuffled and drops the last, incomplete step; the others run in
-            order, rank r taking every W-th key frame, and leave nothing out.
+            order and leave nothing out. See `irstd.data.order` for which rank gets what.
         frames: T, frames of a clip, the key frame last.
         batch_size: key frames in a batch of this rank.
         crop: side of square crops in pixels; None: whole frames.
-        workers: threads that prepare batches ahead (slicing copies bytes and releases the interpreter's lock).
+        workers: threads that prepare batches ahead, up to two each: copying, checksums and waiting for a disk or a
+            store release the interpreter's lock.
         sets: names of sets; None or empty: all.
         intensity_rule: see `irstd.data.intensity`.
         target_crop: probability that a crop is placed over a target of its key frame.
         gradient: yield the key frame's gradient map (stored, or computed where the shards hold none).
+        gradient_spec: what that map must be; None: what the chosen sets hold, which must be one and the same.
+        guarded: read the tars instead of mapping them, see `irstd.data.guard`: whatever happens to a file while it is
+            read is then an error that names set, sequence and frame. Slower, above all for crops: whole frames are read.
+        cache: where tars from a store are kept.
 
     Yields dicts: "frames" uint8|uint16 [B, T, H, W] counts; "gradient" float32 [B, H, W] of the key frame, times scale;
     "offset", "scale" float32 [B]; "masks" uint8 [B, H, W] where every set has masks; "boxes" (B arrays [M, 4], xywh in
-    the pixels of the batch); "size" int64 [B, 2] true height and width (smaller frames are zero-padded bottom and right);
-    "key": B pairs ("<set>/<sequence>", frame index); "seeds" uint64 [B].
+    the pixels of the batch; a crop cuts them at its edge and drops those of which less than a quarter remains); "size"
+    int64 [B, 2] true height and width (smaller frames are zero-padded bottom and right); "key": B pairs
+    ("<set>/<sequence>", frame index); "seeds" uint64 [B]; "intensity": the B rules behind offset and scale. uint8 and
+    uint16 sets in one batch make it uint16, their counts as they are. A batch owns its memory.
 
-    Raises: InputError for a split without labelled key frames, T above the shards', more ranks than key frames.
+    Raises: InputError for a split without labelled key frames, T above the shards', more ranks than key frames, gradient
+    maps other than `gradient_spec`; WorkError for tars that are missing, short or damaged.
     """
 
     def __init__(
@@ -65,10 +78,14 @@ class ClipLoader:
         intensity_rule: str = "auto",
         target_crop: float = 0.5,
         gradient: bool = True,
+        gradient_spec: GradientSpec | None = None,
+        guarded: bool = False,
+        cache: Cache | None = None,
     ) -> None:
-        self.manifests = read_all(Path(shards), sets)
+        self.manifests = read_all(shards, sets, cache)
         require(self.manifests, split, frames)
-        self.windows = Windows(self.manifests, split)
+        self.gradient_spec = require_gradient(self.manifests, gradient_spec) if gradient else None
+        self.windows = Windows(self.manifests, split, guarded=guarded)
         self.split, self.frames, self.batch_size, self.crop = split, frames, batch_size, crop
         self.seed, self.rank, self.world_size, self.workers = seed, rank, world_size, workers
         self.intensity_rule, self.target_crop, self.gradient = intensity_rule, target_crop, gradient
@@ -80,6 +97,7 @@ class ClipLoader:
                         "use data.intensity=sequence"
                     )
         self.train = split == "train"
+        self._intensity = lru_cache(1024)(self._intensity_of)
         self.masks = all("masks.npy" in s.members for s in self.windows.samples)
         self.pseudo_masks = pseudo_masks(self.manifests, split)  # how they were made where they are no annotation
         self.epoch = 0
@@ -97,8 +115,7 @@ class ClipLoader:
         """Batches of this rank in a whole epoch."""
         if self.train:
             return len(self.windows) // (self.batch_size * self.world_size)
-        mine = len(range(self.rank, len(self.windows), self.world_size))
-        return -(-mine // self.batch_size)
+        return sum(1 for _ in self._steps(0))
 
     def set_epoch(self, epoch: int) -> None:
         """Start `epoch` from its beginning; an epoch that was loaded from a state goes on where it stopped."""
@@ -125,7 +142,7 @@ class ClipLoader:
         if not self._loaded:
             self.consumed = 0
         self._loaded = False
-        steps = self._steps()
+        steps = self._steps(self.consumed)
         if not self.workers:
             for indices, consumed in steps:
                 batch = self._batch(indices)
@@ -149,84 +166,93 @@ class ClipLoader:
         """A finished epoch leaves the loader at the start of the next."""
         self.epoch, self.consumed = self.epoch + 1, 0
 
-    def _steps(self) -> Iterator[tuple[np.ndarray, int]]:
-        """The indices of this rank's batches from `consumed` on, each with the position after it."""
+    def _steps(self, begin: int) -> Iterator[tuple[np.ndarray, int]]:
+        """The indices of this rank's batches from position `begin` on, each with the position after it."""
         total = len(self.windows)
-        step = self.batch_size * self.world_size
-        if not self.train:
-            for start in range(self.consumed, total, step):
-                stop = min(start + step, total)
-                mine = np.arange(start + self.rank, stop, self.world_size)
-                if len(mine):  # the last step may be too short for every rank
-                    yield mine, stop
-            return
-        order = np.random.Generator(np.random.PCG64([self.seed, self.epoch])).permutation(total)
-        for start in range(self.consumed, total - step + 1, step):
-            mine = order[start + self.rank * self.batch_size :][: self.batch_size]
-            yield mine, start + step
+        shuffled = order.permutation(self.seed, self.epoch, total) if self.train else None
+        for start, stop in order.steps(begin, total, self.batch_size, self.world_size, drop_last=self.train):
+            mine = order.part(start, stop, self.rank, self.world_size, contiguous=self.train)
+            if len(mine):
+                yield (mine if shuffled is None else shuffled[mine]), stop
 
     def _batch(self, indices: np.ndarray) -> Batch:
-        return collate([self.window(int(i)) for i in indices], self.masks, self.gradient)
+        items = [self.window(int(i)) for i in indices]
+        return collate(items, self.masks, self.gradient) | {"intensity": [item["intensity"] for item in items]}
 
     def window(self, index: int) -> Batch:
         """One key frame: its clip, cropped, with offset, scale and targets. Arrays are views of the mapped shards."""
         windows = self.windows
         number, row = int(windows.sample_N[index]), int(windows.row_N[index])
-        sample = windows.samples[number]
-        frames_nHW = windows.array(number, "frames.npy")
-        assert frames_nHW is not None
-        rows = [max(row - back, 0) for back in range(self.frames - 1, -1, -1)]
-        for r in set(rows):
+        first = max(row - self.frames + 1, 0)
+        for r in range(first, row + 1):
             windows.verify(number, r)
+        clip_nHW = windows.rows(number, "frames.npy", first, row + 1)
+        assert clip_nHW is not None
         name, frame = windows.key(index)
-        targets = windows.targets(number)
-        boxes_M4 = np.asarray(targets["frames"][row]["boxes"], np.float32).reshape(-1, 4)
-        manifest = windows.manifests[sample.set]
-        offset, scale = intensity.offset_scale(
-            self.intensity_rule,
-            targets["bit_depth"],
-            targets["intensity"],
-            manifest.content["intensity"],
-            frames_nHW[row],
-        )
-        height, width = frames_nHW.shape[1:]
-        draws = np.random.SeedSequence([self.seed, self.epoch, _stable(name), frame]).generate_state(4, np.uint64)
+        boxes_M4 = windows.targets(number).boxes(row)
+        rule, offset, scale = self._intensity(number)
+        if rule == "frame":
+            offset, scale = intensity.offset_scale(rule, 16, frame_HW=clip_nHW[-1])
+        height, width = clip_nHW.shape[1:]
+        draws = _draws(self.seed, self.epoch, name, frame)
         top, left, h, w = 0, 0, height, width
-        if self.crop is not None and self.train:
+        if self.train and self.crop is not None:
             top, left, h, w = self._crop(height, width, boxes_M4, draws)
-        area = np.s_[top : top + h, left : left + w]
+            boxes_M4 = _crop_boxes(boxes_M4, top, left, h, w)
+        clip_nHW = clip_nHW[:, top : top + h, left : left + w]
+        missing = self.frames - len(clip_nHW)
         item: Batch = {
-            "frames": [frames_nHW[r][area] for r in rows],
+            # Before the first frame of a recording, that frame again.
+            "frames": [*[clip_nHW[0]] * missing, *clip_nHW] if missing else clip_nHW,
             "offset": offset,
             "scale": scale,
             "size": (h, w),
             "key": (name, frame),
             "seeds": draws[3],
-            "boxes": _crop_boxes(boxes_M4, top, left, h, w),
+            "boxes": boxes_M4,
+            "intensity": rule,
         }
         if self.gradient:
-            stored = windows.array(number, "gradient.npy")
+            stored = windows.rows(number, "gradient.npy", row, row + 1)
             if stored is not None:
-                item["gradient"] = stored[row][area], scale
+                item["gradient"] = stored[0, top : top + h, left : left + w], scale
             else:
-                item["gradient"] = gradient_magnitude(frames_nHW[row], scale=scale)[area], 1.0
+                item["gradient"] = self._computed(number, row, top, left, h, w, scale), 1.0
         if self.masks:
-            masks_nHW = windows.array(number, "masks.npy")
+            masks_nHW = windows.rows(number, "masks.npy", row, row + 1)
             assert masks_nHW is not None
-            item["masks"] = masks_nHW[row][area]
+            item["masks"] = masks_nHW[0, top : top + h, left : left + w]
         return item
 
-    def _crop(self, height: int, width: int, boxes_M4: np.ndarray, draws: np.ndarray) -> tuple[int, int, int, int]:
+    def _computed(self, number: int, row: int, top: int, left: int, h: int, w: int, scale: float) -> np.ndarray:
+        """The area of the gradient map of a whole frame, from the area and the pixel around it."""
+        spec = self.gradient_spec
+        frames_nHW = self.windows.rows(number, "frames.npy", row, row + 1)
+        assert spec is not None and frames_nHW is not None
+        up, before = min(1, top), min(1, left)
+        around_HW = frames_nHW[0, top - up : top + h + 1, left - before : left + w + 1]
+        map_HW = gradient_magnitude(around_HW, spec.operator, spec.padding, scale)
+        return map_HW[up : up + h, before : before + w]
+
+    def _intensity_of(self, number: int) -> tuple[str, float, float]:
+        """The rule, offset and scale of a sample; of the rule "frame" only its name."""
+        targets = self.windows.targets(number)
+        rule = intensity.resolve(self.intensity_rule, targets.bit_depth)
+        if rule == "frame":
+            return rule, 0.0, 1.0
+        dataset = self.windows.manifests[self.windows.samples[number].set].content["intensity"]
+        return rule, *intensity.offset_scale(rule, targets.bit_depth, targets.intensity, dataset)
+
+    def _crop(self, height: int, width: int, boxes_M4: np.ndarray, draws: tuple[int, ...]) -> tuple[int, int, int, int]:
         """Top, left, height, width of a crop: uniform, or over a target of the key frame with `target_crop`."""
         assert self.crop is not None
         h, w = min(self.crop, height), min(self.crop, width)
-        top = int(draws[0] % np.uint64(height - h + 1))
-        left = int(draws[1] % np.uint64(width - w + 1))
-        if len(boxes_M4) and float(draws[2] >> np.uint64(11)) / 2**53 < self.target_crop:
-            box = boxes_M4[int(draws[2] % np.uint64(len(boxes_M4)))]
-            centre = int(box[1] + box[3] / 2), int(box[0] + box[2] / 2)
-            top = int(np.clip(centre[0] - int(draws[0] % np.uint64(h)), 0, height - h))
-            left = int(np.clip(centre[1] - int(draws[1] % np.uint64(w)), 0, width - w))
+        top, left = draws[0] % (height - h + 1), draws[1] % (width - w + 1)
+        if len(boxes_M4) and (draws[2] >> 11) / 2**53 < self.target_crop:
+            x, y, across, down = boxes_M4[draws[2] % len(boxes_M4)].tolist()
+            # The pixel of the target's centre is anywhere in the crop, but for the frame's border.
+            top = min(max(int(y + down / 2) - draws[0] % h, 0), height - h)
+            left = min(max(int(x + across / 2) - draws[1] % w, 0), width - w)
         return top, left, h, w
 
 
@@ -243,11 +269,14 @@ def collate(items: list[Batch], masks: bool, gradient: bool) -> Batch:
     masks_BHW = make((count, height, width), np.uint8) if masks else None
     for b, item in enumerate(items):
         h, w = item["size"]
-        for t, frame_HW in enumerate(item["frames"]):
-            frames_BTHW[b, t, :h, :w] = frame_HW
+        if isinstance(item["frames"], np.ndarray):
+            frames_BTHW[b, :, :h, :w] = item["frames"]
+        else:
+            for t, frame_HW in enumerate(item["frames"]):
+                frames_BTHW[b, t, :h, :w] = frame_HW
         if gradient_BHW is not None:
             counts_HW, scale = item["gradient"]
-            np.multiply(counts_HW, np.float32(scale), out=gradient_BHW[b, :h, :w], dtype=np.float32)
+            scaled(counts_HW, scale, gradient_BHW[b, :h, :w])
         if masks_BHW is not None:
             masks_BHW[b, :h, :w] = item["masks"]
     batch: Batch = {
@@ -266,20 +295,29 @@ def collate(items: list[Batch], masks: bool, gradient: bool) -> Batch:
     return batch
 
 
+def scaled(map_HW: np.ndarray, scale: float, out_HW: np.ndarray) -> None:
+    """out float32 [H, W] = map * float32(scale), rounded once.
+
+    numpy converts float16 number by number; OpenCV does both in one pass, several times as fast, to the same bits.
+    """
+    if map_HW.dtype == np.float16:
+        cv2.addWeighted(map_HW, float(np.float32(scale)), map_HW, 0, 0, dst=out_HW, dtype=cv2.CV_32F)
+    else:
+        np.multiply(map_HW, np.float32(scale), out=out_HW)
+
+
 def _crop_boxes(boxes_M4: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
-    """Boxes in the crop's pixels, cut at its edges; those that lie outside are gone."""
-    if not len(boxes_M4):
-        return boxes_M4
-    x1 = np.clip(boxes_M4[:, 0] - left, 0, width)
-    y1 = np.clip(boxes_M4[:, 1] - top, 0, height)
-    x2 = np.clip(boxes_M4[:, 0] + boxes_M4[:, 2] - left, 0, width)
-    y2 = np.clip(boxes_M4[:, 1] + boxes_M4[:, 3] - top, 0, height)
-    found = np.stack([x1, y1, x2 - x1, y2 - y1], 1)
-    return found[(found[:, 2] > 0) & (found[:, 3] > 0)]
+    """Boxes in the crop's pixels, cut at its edges, where at least KEPT of their area remains."""
+    found = []
+    for x, y, w, h in boxes_M4.tolist():  # few: faster than arrays
+        x1, y1, x2, y2 = max(x - left, 0), max(y - top, 0), min(x + w - left, width), min(y + h - top, height)
+        # A target whose centre pixel is in the crop has a quarter left or more; rounding must not take it away.
+        if x2 > x1 and y2 > y1 and (x2 - x1) * (y2 - y1) >= (KEPT - 1e-3) * w * h:
+            found.append((x1, y1, x2 - x1, y2 - y1))
+    return np.array(found, np.float32).reshape(-1, 4)
 
 
-def _stable(name: str) -> int:
-    """A number for a sequence's name that is the same in every process."""
-    import zlib
-
-    return zlib.crc32(name.encode())
+def _draws(seed: int, epoch: int, name: str, frame: int) -> tuple[int, ...]:
+    """Four numbers of 64 bits that belong to a key frame in an epoch: the same in every process and version."""
+    digest = blake2b(f"{seed}/{epoch}/{name}/{frame}".encode(), digest_size=32).digest()
+    return struct.unpack("<4Q", digest)

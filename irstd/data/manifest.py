@@ -7,13 +7,17 @@ machine, wherever the shards lie and however they were built.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from urllib.parse import unquote, urlsplit
 
 from irstd.data.gradient import GradientSpec
+from irstd.data.remote import Cache, Store, is_remote
 from irstd.errors import InputError, nearest
 from irstd.files import canonical_json, read_json, sha256_text, write_json
 
@@ -23,16 +27,25 @@ SPLITS = ("train", "val", "gate", "test")
 
 @dataclass(frozen=True)
 class Manifest:
-    """One set's manifest. `folder` is where its tars lie; `content` is the JSON as documented in docs/FORMATS.md."""
+    """One set's manifest. `content` is the JSON as documented in docs/FORMATS.md.
+
+    The tars lie in `folder`, or, where there is a `store`, in the store's folder of the set's name.
+    """
 
     folder: Path
     content: dict[str, Any]
+    store: Store | None = None
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest:
-        path = folder / "manifest.json"
+    def read(cls, folder: Path, store: Store | None = None) -> Manifest:
+        """The manifest in `folder`, or that of the store's set `folder`. `InputError` where it is none."""
+        path: Path | str = folder / "manifest.json"
         try:
-            content = read_json(path)
+            if store is not None:
+                text = store.read(str(path), _is_json)
+                path, content = f"{store.url}/{path}", json.loads(text)
+            else:
+                content = read_json(folder / "manifest.json")
         except FileNotFoundError:
             raise InputError(f"{path}: no such file; build the shards first (irstd shard)") from None
         except ValueError as error:
@@ -52,7 +65,7 @@ class Manifest:
                 GradientSpec.from_dict(content["gradient"])
             except InputError as error:
                 raise InputError(f"{path}: {error} (irstd shard)") from None
-        return cls(folder, content)
+        return cls(folder, content, store)
 
     @property
     def set(self) -> str:
@@ -77,6 +90,16 @@ class Manifest:
 
     def shards(self, split: str) -> list[dict[str, Any]]:
         return [shard for shard in self.content["shards"] if shard["split"] == split]
+
+    def where(self, shard: dict[str, Any]) -> Path | str:
+        """A tar's path, or its URL."""
+        return self.folder / shard["file"] if self.store is None else f"{self.store.url}/{self.set}/{shard['file']}"
+
+    def opener(self, shard: dict[str, Any]) -> Callable[[], BinaryIO]:
+        """What opens a tar for reading; one on a store is fetched then."""
+        if self.store is None:
+            return partial(open, self.folder / shard["file"], "rb")
+        return partial(self.store.open, f"{self.set}/{shard['file']}", shard["sha256"])
 
     def count(self, split: str, what: str) -> int:
         return self.content["counts"].get(split, {}).get(what, 0)
@@ -131,13 +154,18 @@ def write_index(shards: Path, names: Iterable[str]) -> None:
     write_json(shards / "manifest.json", index)
 
 
-def read_all(shards: Path, sets: list[str] | None = None) -> list[Manifest]:
-    """The manifests of the chosen sets (all where `sets` is empty), sorted by name."""
-    path = shards / "manifest.json"
-    if not path.is_file():
-        raise InputError(f"{shards}: no shards here; build them first (irstd shard)")
+def read_all(shards: str | Path, sets: list[str] | None = None, cache: Cache | None = None) -> list[Manifest]:
+    """The manifests of the chosen sets (all where `sets` is empty), sorted by name. `shards`: a folder, or its URL."""
+    if isinstance(shards, str) and shards.startswith("file://"):
+        shards = unquote(urlsplit(shards).path)
+    store = Store(str(shards), cache) if is_remote(shards) else None
+    folder = Path() if store else Path(shards)
+    path = f"{store.url}/manifest.json" if store else folder / "manifest.json"
     try:
-        known = read_json(path)["sets"]
+        index = json.loads(store.read("manifest.json", _is_json)) if store else read_json(folder / "manifest.json")
+        known = index["sets"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{shards}: no shards here; build them first (irstd shard)") from None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged ({error}); build the shards again (irstd shard)") from None
     chosen = sorted(set(sets or known))
@@ -145,6 +173,17 @@ def read_all(shards: Path, sets: list[str] | None = None) -> list[Manifest]:
         if name not in known:
             have = ", ".join(sorted(known)) or "none"
             raise InputError(f"data.sets: no shards of a set {name!r}{nearest(name, known)}; there are: {have}")
+        if not re.fullmatch(r"[\w-][\w.-]*", name):
+            raise InputError(f"{path}: {name!r} is no name of a set; build the shards again (irstd shard)")
     if not chosen:
         raise InputError(f"{path}: lists no set; ingest recordings first (irstd ingest SOURCE --name NAME)")
-    return [Manifest.read(shards / name) for name in chosen]
+    return [Manifest.read(folder / name, store) for name in chosen]
+
+
+def _is_json(path: Path) -> bool:
+    """Whether a fetched manifest came whole."""
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return True

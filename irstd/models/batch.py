@@ -72,7 +72,7 @@ def true_part(batch: Batch, indices: list[int]) -> Batch:
         if batch.get(name) is not None:
             value = batch[name][indices]
             found[name] = value[..., :height, :width] if name in ("frames", "gradient", "masks") else value
-    for name in ("boxes", "key", "seeds"):
+    for name in ("boxes", "key", "seeds", "intensity"):
         if batch.get(name) is not None:
             found[name] = [batch[name][i] for i in indices]
     return found

@@ -23,6 +23,7 @@ COMPUTES = (
     "data/gradient.py",
     "data/intensity.py",
     "data/loader.py",
+    "data/order.py",
     "data/windows.py",
     "metrics",
     "models",
