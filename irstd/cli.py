@@ -29,7 +29,10 @@ app.add_typer(bench, name="bench")
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as train.epochs=20")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="processes; default: one a GPU, else up to 2")]
 Shards = Annotated[
-    Path | None, typer.Option("--shards", metavar="DIR", help="shards elsewhere; default: shards/ of the workspace")
+    str | None,
+    typer.Option(
+        "--shards", metavar="DIR", help="shards elsewhere, a folder or a URL; default: shards/ of the workspace"
+    ),
 ]
 Register = Annotated[bool, typer.Option("--register/--no-register", help="register the result as challenger")]
 

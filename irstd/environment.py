@@ -40,6 +40,7 @@ def variables(home: Path, mlflow_uri: str, prefect_api: str = "", threads: int |
     `prefect_api` is the address of the running stack's server, or empty: Prefect then starts a temporary one.
     """
     found = dict(QUIET)
+    found["IRSTD_CACHE"] = str(home / "cache")
     found["PREFECT_HOME"] = str(home / "prefect")
     found["PREFECT_API_URL"] = prefect_api
     found["MLFLOW_TRACKING_URI"] = mlflow_uri

@@ -57,10 +57,19 @@ class Workspace:
     def shards(self) -> Path:
         return self.root / "shards"
 
-    def shards_at(self, given: Path | None) -> Path:
-        """The folder that `--shards` names, or the workspace's own. `InputError` where it cannot hold sets of shards."""
-        if given is None:
+    def shards_at(self, place: str | Path | None) -> str | Path:
+        """What `--shards` names, a folder or a URL, or the workspace's own. `InputError` where it cannot hold sets of shards."""
+        return place if isinstance(place, str) and "://" in place else self.shards_in(place)
+
+    def shards_in(self, place: str | Path | None) -> Path:
+        """As `shards_at`, where only a folder will do."""
+        if place is None:
             return self.shards
+        if isinstance(place, str) and "://" in place:
+            raise InputError(
+                f"--shards {place}: this command reads the tars themselves; copy them to a folder, and name it"
+            )
+        given = Path(place)
         if not given.is_dir():
             raise InputError(
                 f"--shards {given}: no shards here, no such folder; build them with irstd shard --data DATA --out {given}"

@@ -162,6 +162,7 @@ def part(shards: Path, folder: Path, samples: Collection[str], most: int | None 
     The tars are linked, so bytes and offsets are those of `shards`; only the manifests are new. Returns `folder`.
     """
     left = math.inf if most is None else most
+    kept_sets = []
     for manifest in read_all(shards):
         tars = []
         for shard in manifest.shards("train"):
@@ -181,7 +182,8 @@ def part(shards: Path, folder: Path, samples: Collection[str], most: int | None 
         for shard in tars:
             (target / shard["file"]).symlink_to((manifest.folder / shard["file"]).resolve())
         write_json(target / "manifest.json", content | {"digest": digest(content)})
-    write_index(folder)
+        kept_sets.append(manifest.set)
+    write_index(folder, kept_sets)
     return folder
 
 

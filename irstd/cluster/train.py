@@ -30,7 +30,7 @@ Tracker = Callable[[dict[str, Any], Path | None], None]
 def fit(
     workspace: Workspace,
     config: Config,
-    shards: Path,
+    shards: str | Path,
     name: str,
     plan: Plan,
     target: Path,
@@ -50,7 +50,7 @@ def fit(
     with console(show) as say:
         job = {
             "config": config.model_dump(mode="json"),
-            "shards": str(shards.resolve()),
+            "shards": str(shards if isinstance(shards, str) else shards.resolve()),
             "threads": plan.threads,
             "tracker": tracker,
             "say": say,
@@ -102,7 +102,7 @@ def worker(job: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory(prefix="irstd-resume-") as place:
         train(
             Config.model_validate(job["config"]),
-            Path(job["shards"]),
+            job["shards"],
             report,
             resume=Path(kept.to_directory(place)) if kept else None,
             device=ray.train.torch.get_device(),

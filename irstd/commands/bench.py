@@ -13,7 +13,7 @@ from irstd.environment import cores
 from irstd.workspace import Workspace
 
 
-def loader(workspace: Workspace, shards: Path | None, seconds: float, memory: bool = False, **sizes: Any) -> None:
+def loader(workspace: Workspace, shards: str | None, seconds: float, memory: bool = False, **sizes: Any) -> None:
     """Windows a second from shards, against image files; with `memory`, the loader's private memory in their place.
 
     `sizes`: see `measure` in `irstd.bench.loader` and `irstd.bench.memory`.
@@ -21,7 +21,7 @@ def loader(workspace: Workspace, shards: Path | None, seconds: float, memory: bo
     from irstd.bench import loader as bench
     from irstd.bench import memory as private
 
-    shards = shards and workspace.shards_at(shards)
+    shards = shards and workspace.shards_in(shards)
     with _scratch(workspace) as folder:
         if memory:
             _show("loader", private.measure(folder, shards, **sizes))
@@ -37,12 +37,12 @@ def shard(workspace: Workspace, seconds: float, **sizes: Any) -> None:
         _show("shard", bench.measure(folder, seconds, **sizes))
 
 
-def train(workspace: Workspace, shards: Path | None, seconds: float, **sizes: Any) -> None:
+def train(workspace: Workspace, shards: str | None, seconds: float, **sizes: Any) -> None:
     """The share of a training step that waits for data. `sizes`: see `irstd.bench.train.measure`."""
     from irstd.bench import train as bench
 
     with _scratch(workspace) as folder:
-        _show("train", bench.measure(folder, seconds, shards and workspace.shards_at(shards), **sizes))
+        _show("train", bench.measure(folder, seconds, shards and workspace.shards_in(shards), **sizes))
 
 
 def infer(workspace: Workspace, seconds: float, **sizes: Any) -> None:

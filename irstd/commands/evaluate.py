@@ -24,9 +24,7 @@ PROTOCOLS: tuple[tuple[str, int | None], ...] = (("strict", None), ("basicirstd"
 COMPARABLE = 2**20
 
 
-def run(
-    workspace: Workspace, uri: str, overrides: list[str], split: str, shards: Path | None, out: Path | None
-) -> None:
+def run(workspace: Workspace, uri: str, overrides: list[str], split: str, shards: str | None, out: Path | None) -> None:
     from irstd.registry import models, tracking
 
     if out is not None and out.is_dir():
@@ -79,7 +77,7 @@ def configuration_json(value: Any) -> str:
     return json.dumps(value, indent=1, sort_keys=True)
 
 
-def score(package: Package, shards: Path, split: str, sets: list[str]) -> dict[str, Any]:
+def score(package: Package, shards: str | Path, split: str, sets: list[str]) -> dict[str, Any]:
     """Numbers of the package's model on `split` of `sets`, and of the classical baselines at the model's Fa.
 
     Returns {"split", "digests", "chosen", "threshold", "frames", "protocols": [...], "baselines": [...]}. The frames are

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from irstd.commands.show import say
 from irstd.workspace import Workspace
 
 
-def run(workspace: Workspace, uri: str, verify: bool, shards: Path | None = None) -> int:
+def run(workspace: Workspace, uri: str, verify: bool, shards: str | None = None) -> int:
     from irstd.registry import lineage, models, tracking
 
-    place = workspace.shards_at(shards)
+    place = workspace.shards_in(shards)
     with tracking.answering(workspace):
         package = models.package(workspace, uri)
         version = models.resolve(workspace, uri) if uri.startswith("models:/") else None

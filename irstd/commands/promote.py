@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from irstd.commands.show import result, say, scored, table
@@ -10,7 +9,7 @@ from irstd.errors import InputError
 from irstd.workspace import Workspace
 
 
-def run(workspace: Workspace, uri: str, shards: Path | None = None) -> int:
+def run(workspace: Workspace, uri: str, shards: str | None = None) -> int:
     """Status 0 where the version is champion afterwards, 1 where the champion stays."""
     from irstd.registry import models, promotion, tracking
 

@@ -26,7 +26,7 @@ class Job:
     """A run that was checked and can start."""
 
     config: Config
-    shards: Path
+    shards: str | Path
     manifests: list[Manifest]
     identity: Identity
 
@@ -42,7 +42,7 @@ def run(
     recipe: Path | None,
     workers: int | None,
     register: bool,
-    shards: Path | None,
+    shards: str | None,
     out: Path | None,
 ) -> None:
     changed = configuration.parse_overrides(overrides)
@@ -75,7 +75,7 @@ def run(
     )
 
 
-def prepare(config: Config, shards: Path) -> Job:
+def prepare(config: Config, shards: str | Path) -> Job:
     """Refuse what cannot be trained, before anything starts."""
     from irstd.training.loop import loader_for
 
@@ -91,7 +91,7 @@ def prepare(config: Config, shards: Path) -> Job:
             ]
             hint = f"; choose with data.sets=[{','.join(others)}]" if others else ""
             raise InputError(f"set {manifest.set} has no masks, which {config.model.name} learns from{hint}")
-    if not config.data.resized and config.model.gradient_branch and config.model.border == "replicate":
+    if config.data.resize == "native" and config.model.gradient_branch and config.model.border == "replicate":
         require_gradient(manifests, GradientSpec(config.model.operator, "replicate"))
     # Making a loader is its own check: intensity rule, clip length, batch against key frames.
     loaders = [loader_for(config, shards, "train", manifests, batch_size=config.train.batch)]

@@ -21,7 +21,7 @@ def run(
     workers: int | None,
     parallel: int | None,
     register: bool,
-    shards: Path | None,
+    shards: str | None,
 ) -> None:
     changed = configuration.parse_overrides(overrides)
     for key in changed:
@@ -53,7 +53,7 @@ def search(
     overrides: dict[str, Any],
     workers: int | None = None,
     parallel: int | None = None,
-    shards: Path | None = None,
+    shards: str | None = None,
 ) -> dict[str, Any]:
     """The sweep's record: its name, the table of trials, the best one and its configuration. A finished one is taken."""
     from irstd.cluster import plan as planning

@@ -30,7 +30,9 @@ GIB = 2**30
 
 
 def _folder() -> Path:
-    return Path(os.environ.get("IRSTD_HOME") or ".irstd").absolute() / "cache" / "shards"
+    # A workspace's processes are told (irstd.environment); the loader by itself looks where it runs.
+    home = Path(os.environ.get("IRSTD_HOME") or ".irstd").absolute()
+    return Path(os.environ.get("IRSTD_CACHE") or home / "cache") / "shards"
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Verdict:
     champion: dict[str, Any] | None = None
 
 
-def compare(workspace: Workspace, challenger: Any, champion: Any | None, shards: Path) -> Verdict:
+def compare(workspace: Workspace, challenger: Any, champion: Any | None, shards: str | Path) -> Verdict:
     """Decide on the frames in the folder `shards`, without moving anything."""
     mine = models.package(workspace, f"models:/{challenger.name}/{challenger.version}")
     sets = mine.content["lineage"]["sets"]
@@ -59,7 +59,7 @@ def compare(workspace: Workspace, challenger: Any, champion: Any | None, shards:
     return Verdict(False, f"{objective} {new:.4f} does not beat {old:.4f} on {split}{note}", split, *measured)
 
 
-def _measure(package: Package, split: str, shards: Path) -> dict[str, Any]:
+def _measure(package: Package, split: str, shards: str | Path) -> dict[str, Any]:
     from irstd.training.evaluation import measure
     from irstd.training.loop import loader_for
 

@@ -49,7 +49,7 @@ class LossModule(nn.Module):
         return self.model.loss(batch)
 
 
-def loader_for(config: Config, shards: Path, split: str, manifests: list[Manifest], **more: Any) -> ClipLoader:
+def loader_for(config: Config, shards: str | Path, split: str, manifests: list[Manifest], **more: Any) -> ClipLoader:
     """The loader of `split` as `config` wants it."""
     spec = {"operator": config.model.operator, "padding": "replicate"}
     stored = all(m.gradient and {k: m.gradient[k] for k in spec} == spec for m in manifests)
@@ -76,7 +76,7 @@ def loader_for(config: Config, shards: Path, split: str, manifests: list[Manifes
 
 def fit(
     config: Config,
-    shards: Path,
+    shards: str | Path,
     report: Report,
     resume: Path | None = None,
     device: str | torch.device = "cpu",
@@ -92,7 +92,7 @@ def fit(
 class Run:
     """One rank of a run: model, optimizer, loaders, and where it stands."""
 
-    def __init__(self, config: Config, shards: Path, device: str | torch.device, log: Log) -> None:
+    def __init__(self, config: Config, shards: str | Path, device: str | torch.device, log: Log) -> None:
         self.config, self.log = config, log
         grouped = distributed.is_available() and distributed.is_initialized()
         self.rank = distributed.get_rank() if grouped else 0
@@ -293,7 +293,7 @@ class Run:
         return spent[0]
 
 
-def describe(config: Config, shards: Path) -> str:
+def describe(config: Config, shards: str | Path) -> str:
     """One line on what a run will do, for a terminal."""
     manifests = read_all(shards, config.data.sets)
     found = identity(config, manifests)

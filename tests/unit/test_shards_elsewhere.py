@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import weakref
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -106,6 +109,33 @@ def test_where_shards_lie_decides_nothing(elsewhere, tmp_path):
     one, other = train.prepare(config, elsewhere), train.prepare(config, tmp_path / "copy")
     assert one.identity == other.identity and other.shards == tmp_path / "copy"
     assert str(tmp_path) not in canonical_json(other.identity.content)
+
+
+def test_shards_behind_a_url_train_the_same_run(elsewhere, workspace, tmp_path, monkeypatch):
+    """Over a real server; the tars are kept in the workspace's cache."""
+    monkeypatch.setenv("IRSTD_CACHE", workspace.environment()["IRSTD_CACHE"])
+    config = configuration.load(overrides=OPTIONS | {"train.epochs": 1})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(elsewhere)))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        place = workspace.shards_at(f"http://127.0.0.1:{server.server_port}")
+        assert train.prepare(config, place).identity == train.prepare(config, elsewhere).identity
+        found = loop.fit(config, place, lambda metrics, state: None, log=lambda line: None)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    there = loop.fit(config, elsewhere, lambda metrics, state: None, log=lambda line: None)
+    assert found["loss"] == there["loss"]
+    assert {p.stat().st_size for p in (workspace.home / "cache" / "shards").rglob("*.tar")}
+    with pytest.raises(InputError, match=r"^--shards http://x/y: this command reads the tars themselves"):
+        workspace.shards_in("http://x/y")
+
+
+class Silent(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def test_a_folder_that_holds_no_sets_is_refused(workspace, elsewhere, tmp_path, monkeypatch):
