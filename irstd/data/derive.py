@@ -34,7 +34,10 @@ def targets_of(mask_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def boxes_around(points_N2: np.ndarray, size: float) -> np.ndarray:
-    """Boxes float64 [N, 4] (x, y, w, h) of `size` pixels a side around points (x, y), which name pixel centres."""
+    """Boxes float64 [N, 4] (x, y, w, h) of `size` pixels a side around points (x, y), which name pixel centres.
+
+    A box at the frame's border reaches over it: its centre stays the point.
+    """
     points_N2 = np.asarray(points_N2, np.float64).reshape(-1, 2)
     return np.concatenate([points_N2 + 0.5 - size / 2, np.full(points_N2.shape, float(size))], axis=1)
 
