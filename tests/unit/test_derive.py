@@ -156,7 +156,6 @@ def test_boxes_from_masks_and_from_points_reach_the_batch(sample_source, sample_
             name, index = batch["key"][0]
             scene = sample_scenes[name.removeprefix("sample/")]
             if keep == "points":
-                # The loader cuts boxes at the frame's edges.
                 expected = boxes_around(scene.points[index].round(4), 3)
                 np.testing.assert_allclose(batch["boxes"][0], expected, atol=1e-5)
             else:
