@@ -257,7 +257,9 @@ def _check_size(tar: Tar, file: Path | int) -> None:
 
 
 def _unreadable(path: Path | str, error: OSError) -> WorkError:
-    return WorkError(f"{path}: cannot be read ({error.strerror}); build the shards again (irstd shard)")
+    # A store's driver raises a bare FileNotFoundError.
+    remedy = "build the shards again (irstd shard)" if isinstance(path, Path) else "upload the shards again"
+    return WorkError(f"{path}: cannot be read ({error.strerror or 'no such file'}); {remedy}")
 
 
 def require(manifests: list[Manifest], split: str, frames: int) -> None:
