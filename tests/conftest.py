@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from irstd.config import ShardConfig
 from irstd.data import shards
 from irstd.data.ingest import ingest
 from irstd.data.synthetic import Scene, SceneSpec, render, write_source
+
+# Tests that call DVC by itself do not call home either.
+os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 
 # Each is a group of its own. Two sizes, lengths below, at and across the chunk borders, one without
 # targets, one whose labels are taken away.
