@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from irstd import config as configuration
-from irstd.commands.show import result, say, scored, table
+from irstd.commands.show import boxes_scored, result, say, scored, table
 from irstd.errors import InputError
 from irstd.files import write_json
 from irstd.inference.package import Package
@@ -37,12 +37,16 @@ def run(
     if out is not None:
         write_json(out, found)
     log(workspace, package.content["lineage"].get("mlflow_run"), split, found)
-    result(model=uri, split=split, **{k: found["protocols"][0][k] for k in ("iou", "pd", "fa")})
+    row = found["protocols"][0]
+    result(
+        model=uri, split=split, **{k: row[k] for k in ("iou", "pd", "fa", "ap50", "precision", "recall") if k in row}
+    )
 
 
 def log(workspace: Workspace, run_id: str | None, split: str, found: dict[str, Any]) -> None:
     """Write the numbers to the model's run, where this store has it: a package may come from elsewhere."""
     from irstd.registry import tracking
+    from irstd.training.evaluation import REPORTED
 
     with tracking.answering(workspace):
         if not run_id or not tracking.known(workspace, run_id):
@@ -51,8 +55,8 @@ def log(workspace: Workspace, run_id: str | None, split: str, found: dict[str, A
         values = {
             f"{split}_{row['protocol']}_{k}": row[k]
             for row in found["protocols"]
-            for k in ("iou", "niou", "pd", "fa")
-            if row[k] is not None
+            for k in (*REPORTED["segmentation"], *REPORTED["detection"])
+            if row.get(k) is not None
         }
         tracking.log_values(tracking.client(workspace), run_id, values)
         tracking.log_text(workspace, run_id, configuration_json(found), f"evaluation-{split}.json")
@@ -83,6 +87,8 @@ def score(package: Package, shards: Path, split: str, sets: list[str]) -> dict[s
             f"no labelled key frame in the split {split!r} of {', '.join(sets)}; there are: {', '.join(have)} (--split)"
         )
     loader = loader_for(config, shards, split, manifests, batch_size=1)
+    if config.model.task == "detection":
+        return score_boxes(package, loader, split)
     if not loader.masks:
         raise InputError(f"the split {split!r} of {', '.join(sets)} has no masks to score a segmentation against")
     model = package.model()
@@ -123,6 +129,30 @@ def score(package: Package, shards: Path, split: str, sets: list[str]) -> dict[s
     }
 
 
+def score_boxes(package: Package, loader: Any, split: str) -> dict[str, Any]:
+    """The same of a model that gives boxes, without baselines."""
+    from irstd.metrics import DetectionMetrics
+
+    model = package.model()
+    metrics = [DetectionMetrics(name, model.threshold) for name in ("strict", "nnlab")]
+    for number, batch in enumerate(loader, 1):
+        for boxes_M4, (group, _), found in zip(batch["boxes"], batch["key"], model.predict(batch), strict=True):
+            for metric in metrics:
+                metric.update(found.boxes_N4, found.scores_N, boxes_M4, group)
+        if number % 100 == 0:
+            say(f"evaluate: {number} of {len(loader.windows)} frames")
+    return {
+        "split": split,
+        "digests": {m.set: m.digest for m in loader.manifests},
+        "chosen": package.content["metrics"]["chosen"],
+        "threshold": model.threshold,
+        "frames": len(loader.windows),
+        "protocols": [m.compute() for m in metrics],
+        "baselines": [],
+        "run": package.content["lineage"]["run"],
+    }
+
+
 def show(found: dict[str, Any]) -> None:
     digests = ", ".join(f"{name} {digest[:12]}" for name, digest in found["digests"].items())
     say(
@@ -130,7 +160,12 @@ def show(found: dict[str, Any]) -> None:
         f"checkpoint {found['chosen']}, threshold {found['threshold']:g}"
     )
     for row in found["protocols"]:
+        if "ap50" in row:
+            say(f"  {row['protocol']:<10} {boxes_scored(row)}")
+            continue
         say(f"  {row['protocol']:<10} grid {row['grid'] or 'native':<6}  {scored(row)}")
+    if not found["baselines"]:
+        return
     rows = [{"method": "model", "Pd": found["protocols"][0]["pd"], "Fa e-6": found["protocols"][0]["fa"] * 1e6}]
     rows += [{"method": b["method"], "Pd": b["pd"], "Fa e-6": b["fa"] * 1e6} for b in found["baselines"]]
     say("beside classical baselines, each at the model's Fa or below (strict, native grid):")

@@ -78,8 +78,8 @@ def prepare(config: Config, shards: Path) -> Job:
     from irstd.training.loop import loader_for
 
     manifests = read_all(shards, config.data.sets)
-    require(manifests, "train", 1)
-    for manifest in manifests:
+    require(manifests, "train", config.model.frames)
+    for manifest in manifests if config.model.task == "segmentation" else ():
         samples = [s for shard in manifest.shards("train") for s in shard["samples"]]
         if samples and not any("masks.npy" in s["members"] for s in samples):
             others = [
@@ -94,12 +94,25 @@ def prepare(config: Config, shards: Path) -> Job:
     if sum(m.count("val", "labelled") for m in manifests):
         loaders.append(loader_for(config, shards, "val", manifests, batch_size=1))
     for loader in loaders:
-        if not loader.masks:
+        if config.model.task == "detection":
+            _require_boxes(loader, config.model.name)
+        elif not loader.masks:
             raise InputError(
                 f"the split {loader.split!r} of {', '.join(m.set for m in manifests)} has frames without masks, which "
                 f"{config.model.name} learns from; choose sets with data.sets=[...]"
             )
     return Job(config, shards, manifests, identity(config, manifests))
+
+
+def _require_boxes(loader: Any, model: str) -> None:
+    """`InputError` where a target is a point only: to a network that learns from boxes its frame would be empty."""
+    for number, sample in enumerate(loader.windows.samples):
+        for entry in loader.windows.targets(number)["frames"]:
+            if entry["points"] and not entry["boxes"]:
+                raise InputError(
+                    f"{sample.set}/{sample.sequence}, frame {entry['index']}: targets are points, and {model} learns from "
+                    "boxes; choose sets with data.sets=[...]"
+                )
 
 
 def check_batch(job: Job, workers: int) -> None:
@@ -185,11 +198,15 @@ def finished(folder: Path, record_needed: bool = True) -> dict[str, Any] | None:
 
 def numbers(job: Job, best: dict[str, Any]) -> str:
     """The validation numbers with all that they depend on."""
-    from irstd.commands.show import scored
+    from irstd.commands.show import boxes_scored, scored
 
+    measured = job.config.evaluate
+    if job.config.model.task == "detection":
+        if "val_ap50" not in best:
+            return "no val split"
+        return f"val: {boxes_scored({k.removeprefix('val_'): v for k, v in best.items()})} ({measured.protocol})"
     if best.get("val_iou") is None and best.get("val_fa") is None:
         return "no val split"
-    measured = job.config.evaluate
     values = {k: best.get(f"val_{k}") for k in ("iou", "niou", "pd", "fa")}
     return f"val: {scored(values)} ({measured.protocol}, grid {measured.grid or 'native'}, threshold {measured.threshold:g})"
 

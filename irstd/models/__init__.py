@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from irstd.config import Config
-    from irstd.models.contract import Detections, SegmentationModel
+    from irstd.models.bp_fpn import BPFPN
+    from irstd.models.contract import Detections, Model
     from irstd.models.ggl_net import GGLNet
 
-__all__ = ["Detections", "GGLNet", "build_model"]
+__all__ = ["BPFPN", "Detections", "GGLNet", "build_model"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> Any:
         from irstd.models.ggl_net import GGLNet
 
         return GGLNet
+    if name == "BPFPN":
+        from irstd.models.bp_fpn import BPFPN
+
+        return BPFPN
     if name == "Detections":
         from irstd.models.contract import Detections
 
@@ -27,12 +32,19 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'irstd.models' has no attribute {name!r}")
 
 
-def build_model(config: Config) -> SegmentationModel:
+def build_model(config: Config) -> Model:
     """The network that `config.model` names, with fresh weights, its loss and its threshold."""
-    from irstd.models.ggl_net import GGLNet
+    options = {name: getattr(config.model, name) for name in type(config.model).model_fields if name != "name"}
+    if config.model.name == "bp-fpn":
+        from irstd.models.bp_fpn import BPFPN
 
-    options = config.model.model_dump(exclude={"name"})
-    model = GGLNet(**options)
+        if not options["bp"]:
+            options |= {"gils": None, "dgr": None}
+        model: Model = BPFPN(**options)
+    else:
+        from irstd.models.ggl_net import GGLNet
+
+        model = GGLNet(**options)
     model.loss_config = config.train.loss
     model.threshold = config.evaluate.threshold
     return model

@@ -48,7 +48,7 @@ def compare(workspace: Workspace, challenger: Any, champion: Any | None) -> Verd
         _measure(workspace, package, split) | {"version": str(v.version)}
         for package, v in ((mine, challenger), (theirs, champion))
     ]
-    objective = mine.config.evaluate.objective
+    objective = mine.config.objective
     new, old = measured[0][objective], measured[1][objective]
     note = "" if split == "gate" else " (val, since the sets have no gate split)"
     if new is None or old is None:

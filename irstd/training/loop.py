@@ -21,16 +21,16 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from irstd.config import Config
+from irstd.config import Config, GGLNetConfig
 from irstd.data.augmentation import dihedral, intensities
 from irstd.data.loader import ClipLoader
 from irstd.data.manifest import Manifest, read_all
 from irstd.errors import InputError, WorkError
 from irstd.models import build_model
 from irstd.models.batch import Batch, to_device
-from irstd.models.contract import SegmentationModel, state
+from irstd.models.contract import Model, state
 from irstd.training import checkpoint as checkpoints
-from irstd.training.evaluation import gathered, measure
+from irstd.training.evaluation import REPORTED, gathered, measure
 from irstd.training.identity import identity
 from irstd.training.optimizer import AveragedWeights, build_optimizer, learning_rate
 
@@ -41,7 +41,7 @@ Log = Callable[[str], None]
 class LossModule(nn.Module):
     """Lets DDP see the loss as a forward pass."""
 
-    def __init__(self, model: SegmentationModel) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 
@@ -51,13 +51,15 @@ class LossModule(nn.Module):
 
 def loader_for(config: Config, shards: Path, split: str, manifests: list[Manifest], **more: Any) -> ClipLoader:
     """The loader of `split` as `config` wants it."""
-    spec = {"operator": config.model.operator, "padding": "replicate"}
-    stored = all(m.gradient and {k: m.gradient[k] for k in spec} == spec for m in manifests)
-    wanted = config.model.gradient_branch and config.model.border == "replicate" and stored
+    wanted = False
+    if isinstance(config.model, GGLNetConfig):
+        spec = {"operator": config.model.operator, "padding": "replicate"}
+        stored = all(m.gradient and {k: m.gradient[k] for k in spec} == spec for m in manifests)
+        wanted = config.model.gradient_branch and config.model.border == "replicate" and stored
     return ClipLoader(
         shards,
         split,
-        frames=1,
+        frames=config.model.frames,
         crop=config.data.crop if split == "train" else None,
         seed=config.train.seed,
         sets=config.data.sets,
@@ -188,6 +190,7 @@ class Run:
             rate = learning_rate(self.config.train, self.step, self.total)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
+            self.model.progress = self.step / self.total
             loss, _ = self.module(batch)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -219,8 +222,8 @@ class Run:
         value = None
         if self.val is not None:
             found = gathered(measure(self.model, self.val, self.config.evaluate))
-            row |= {f"val_{k}": found[k] for k in ("iou", "niou", "pd", "fa")}
-            value = found[self.config.evaluate.objective]
+            row |= {f"val_{k}": found[k] for k in REPORTED[self.config.model.task] if k in found}
+            value = found[self.config.objective]
         self.model.load_state_dict(current)
         better = value is not None and value > self.best.get("value", -math.inf)
         if better or not self.best_weights or self.val is None:
@@ -264,6 +267,9 @@ class Run:
         if row.get("val_iou") is not None:
             pd = "-" if row["val_pd"] is None else f"{row['val_pd']:.3f}"
             parts += [f"val IoU {row['val_iou']:.3f}", f"Pd {pd}", f"Fa {row['val_fa'] * 1e6:.1f}e-6"]
+        if row.get("val_ap50") is not None:
+            found = {k: row.get(f"val_{k}") for k in ("ap50", "precision", "recall")}
+            parts.append("val " + "  ".join(f"{k} {'-' if v is None else f'{v:.3f}'}" for k, v in found.items()))
         left = self.seconds / self.epoch * (epochs - self.epoch)
         if self.config.train.minutes:
             left = min(left, max(0.0, self.config.train.minutes * 60 - self.seconds))
