@@ -168,21 +168,22 @@ class Run:
         started = time.monotonic() - self.seconds
         last: dict[str, Any] = self.history[-1] if self.history else {}
         while self.epoch < train.epochs and not self._spent():
-            loss = self._epoch()
+            loss, parts = self._epoch()
             self.epoch += 1
             self.seconds = time.monotonic() - started
             due = self.epoch % train.val_every == 0 or self.epoch == train.epochs or self._spent()
             if due:
-                last = self._validate(loss)
+                last = self._validate(loss, parts)
                 self.seconds = time.monotonic() - started
                 self._report(report, last)
         return last
 
-    def _epoch(self) -> float:
-        """One epoch of steps (the rest of one, after a resume); the mean training loss."""
+    def _epoch(self) -> tuple[float, dict[str, float]]:
+        """One epoch of steps (the rest of one, after a resume); the mean training loss, and of this rank its parts."""
         self.loader.set_epoch(self.epoch)
         self.model.train()
         total, steps = torch.zeros((), device=self.device), 0
+        sums: dict[str, torch.Tensor] = {}
         for batch in self.loader:
             batch = to_device(batch, self.device)
             batch = dihedral(batch, self.config.data.flips, self.config.data.quarter_turns)
@@ -191,7 +192,7 @@ class Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.model.progress = self.step / self.total
-            loss, _ = self.module(batch)
+            loss, parts = self.module(batch)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if self.config.train.clip:
@@ -202,14 +203,15 @@ class Run:
             self.step += 1
             steps += 1
             total += loss.detach()
+            sums = {name: sums.get(name, 0) + value for name, value in parts.items()}
         mean = float(total) / max(1, steps)
         if not math.isfinite(mean):
             raise WorkError(
                 f"the training loss became {mean} in epoch {self.epoch + 1}; lower train.lr or set train.clip"
             )
-        return mean
+        return mean, {name: float(value) / max(1, steps) for name, value in sums.items()}
 
-    def _validate(self, loss: float) -> dict[str, Any]:
+    def _validate(self, loss: float, parts: dict[str, float]) -> dict[str, Any]:
         """Metrics of this epoch; keeps the weights where they are the best so far."""
         row: dict[str, Any] = {"epoch": self.epoch, "step": self.step, "loss": loss}
         row["lr"] = learning_rate(self.config.train, self.step, self.total)
@@ -232,6 +234,7 @@ class Run:
             self.best = {"epoch": self.epoch, "step": self.step, "chosen": chosen, **row}
             if value is not None:
                 self.best["value"] = value
+        row |= {f"loss_{name}": value for name, value in parts.items()}
         row["seconds"] = round(self.seconds, 3)
         self.history.append(row)
         return row

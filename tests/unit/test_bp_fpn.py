@@ -243,6 +243,7 @@ def test_only_the_first_convolutions_stay_float32_under_autocast():
     torch.testing.assert_close(raw_BCHW.float(), model(frames_BTHW), rtol=0.05, atol=0.05)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # inductor's own
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_the_compiled_stem_is_float32_too(backend):
     model = small()

@@ -79,6 +79,7 @@ def test_the_loss_falls_and_boxes_are_measured(whole):
     wanted = {"val_ap50", "val_precision", "val_recall", "val_f1", "val_false_alarms_per_frame"}
     assert {k for k in keeper.metrics[-1] if k.startswith("val_")} == wanted
     assert any("val ap50" in line for line in lines)
+    assert {"loss_box", "loss_objectness", "loss_dgr", "loss_dgr_foreground"} <= set(keeper.metrics[-1])
     state = json.loads((keeper.folder / "epoch-3" / "state.json").read_text())
     values = {m["epoch"]: m["val_ap50"] for m in keeper.metrics}
     assert state["best"]["value"] == max(values.values()) and state["best"]["chosen"] == "val-best"

@@ -87,7 +87,7 @@ class Shortcut(nn.Module):
             found = sum(c * (self.factors[n] ** 2 if config.op == "s2d" else 1) for n, c in sources.items())
             self.project = conv(found, out_channels, 1, bias=not config.norm)
         self.norm = BatchNorm(out_channels) if config.norm else nn.Identity()
-        self.act = nn.SiLU() if config.act else nn.Identity()
+        self.act = nn.SiLU(inplace=True) if config.act else nn.Identity()
 
     def forward(self, maps: Maps) -> torch.Tensor:
         found = {name: maps[name].detach() if self.detach else maps[name] for name in self.factors}
@@ -143,7 +143,7 @@ class GILS(nn.Module):
         s_NCHW = self.shortcuts[place](_rows(maps, rows))
         if self.fuse == "gate":
             s_NCHW = x_NCHW[rows] * torch.sigmoid(s_NCHW)
-        return x_NCHW + self.alpha[place] * _spread(s_NCHW, x_NCHW, rows)
+        return torch.addcmul(x_NCHW, self.alpha[place], _spread(s_NCHW, x_NCHW, rows))
 
 
 def _rows(maps: Maps, rows: slice) -> Maps:
