@@ -134,14 +134,15 @@ def test_a_contested_cell_goes_to_the_target_that_it_costs_least():
     assert len(set(found.cell_K.tolist())) == len(found.cell_K)
 
 
-def test_cells_that_score_the_class_are_preferred():
+@pytest.mark.parametrize("better", [5, 6])
+def test_cells_that_score_the_class_are_preferred(better):
     target = torch.tensor([[16.0, 16.0, 16.0, 16.0]])
     boxes, objectness, classes = far(), torch.zeros(16), torch.zeros(16, 2)
     boxes[[5, 6]] = target
     boxes[[5, 6], 2] = 11.0  # IoU .6875 each: the sum is 1.375, one cell
-    classes[6] = torch.tensor([-5.0, 5.0])
+    classes[better] = torch.tensor([-5.0, 5.0])
     found = assign(target, torch.tensor([1]), boxes, objectness, classes, cells(4, 4, CPU))
-    assert found.cell_K.tolist() == [6]
+    assert found.cell_K.tolist() == [better]
 
 
 def test_the_gaussian_similarity_tells_near_from_far_where_boxes_do_not_touch():

@@ -113,16 +113,19 @@ def test_the_loss_of_a_network_is_the_mean_over_its_pairs():
 def test_hard_isolation_cuts_the_way_through_the_finer_block():
     """Without it the fine map still depends on the coarse one; with it the loss reaches A3's block and below, not A5."""
 
-    def reached(**options) -> tuple[bool, bool]:
-        model = small(dgr=DGRConfig(pairs="a", **options))
+    def reached(pair: str, **options) -> tuple[bool, bool]:
+        model = small(dgr=DGRConfig(pairs=pair, **options))
         levels = model.levels(torch.rand(1, 2, 64, 64))
         value, _ = consistency(levels, model.dgr_config, [np.zeros((0, 4))], levels.p3.sum())
         value.backward()
         pyramid = model.backbone
-        return pyramid.lateral_conv0.conv.weight.grad is not None, pyramid.C3_p4.conv3.conv.weight.grad is not None
+        down = {"a": pyramid.lateral_conv0, "b": pyramid.reduce_conv1}[pair]
+        block = {"a": pyramid.C3_p4, "b": pyramid.C3_p3}[pair]
+        return down.conv.weight.grad is not None, block.conv3.conv.weight.grad is not None
 
-    assert reached() == (True, True)
-    assert reached(hard_isolation=True) == (False, True)
+    for pair in ("a", "b"):
+        assert reached(pair) == (True, True)
+        assert reached(pair, hard_isolation=True) == (False, True)
 
 
 def test_hard_isolation_changes_neither_values_nor_statistics():

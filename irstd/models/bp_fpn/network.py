@@ -136,11 +136,10 @@ class BPFPN(Model):
         Returns: the network's input float32 [N, in_channels, H', W'], normalised and repeated, and grey [N, 1, H', W'].
         """
         height, width = frames_NHW.shape[-2:]
-        with torch.autocast(frames_NHW.device.type, enabled=False):
-            pad = (0, -width % COARSEST, 0, -height % COARSEST)
-            grey_N1HW = F.pad(frames_NHW.float().unsqueeze(1), pad, mode="replicate")
-            channels = zip(MEAN[self.in_channels], DEVIATION[self.in_channels], strict=True)
-            return torch.cat([(grey_N1HW - mean) / deviation for mean, deviation in channels], dim=1), grey_N1HW
+        pad = (0, -width % COARSEST, 0, -height % COARSEST)
+        grey_N1HW = F.pad(frames_NHW.float().unsqueeze(1), pad, mode="replicate")
+        channels = zip(MEAN[self.in_channels], DEVIATION[self.in_channels], strict=True)
+        return torch.cat([(grey_N1HW - mean) / deviation for mean, deviation in channels], dim=1), grey_N1HW
 
     def levels(self, frames_BTHW: torch.Tensor) -> Levels:
         """The pyramid's maps of all frames, N = B * T, frames of a clip together."""
