@@ -76,4 +76,4 @@ def assign(
     chosen_MK[cheapest_K[contested_K], contested_K] = True
     taken_K = chosen_MK.any(0)
     target_K = chosen_MK[:, taken_K].int().argmax(0)
-    return Assignment(cell_K[taken_K], target_K, overlap_MK[:, taken_K][target_K, torch.arange(len(target_K))])
+    return Assignment(cell_K[taken_K], target_K, overlap_MK[:, taken_K].gather(0, target_K[None])[0])

@@ -24,6 +24,8 @@ LEVELS = {"p3": 8, "p4": 16, "c3_p3": 8}
 """Where a shortcut may join, with the stride there: the two levels' outputs, and the input of the last C3 block."""
 
 
+ALL = slice(None)
+"""The rows of a batch: all of them."""
 Maps = Mapping[str, torch.Tensor]
 """The sources by the names of `STRIDES`, [N, C, H / stride, W / stride]."""
 
@@ -152,7 +154,7 @@ def _rows(maps: Maps, rows: slice) -> Maps:
 
 def _spread(s: torch.Tensor, like_NCHW: torch.Tensor, rows: slice) -> torch.Tensor:
     """`s`, which belongs to `rows`, as [N, C, H, W] with zeros elsewhere."""
-    if len(s) == len(like_NCHW):
+    if rows == ALL:
         return s
     found = torch.zeros_like(like_NCHW, dtype=s.dtype)
     found[rows] = s

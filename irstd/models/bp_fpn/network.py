@@ -18,12 +18,13 @@ from irstd.errors import InputError
 from irstd.models.batch import Batch, normalised, to_device, true_part
 from irstd.models.bp_fpn.backbone import scaled, widths
 from irstd.models.bp_fpn.dgr import AuxiliaryHeads, consistency
+from irstd.models.bp_fpn.gils import ALL
 from irstd.models.bp_fpn.head import STRIDE, Head
 from irstd.models.bp_fpn.losses import detection_loss
 from irstd.models.bp_fpn.motion import MotionBranch
 from irstd.models.bp_fpn.neck import MotionNeck
 from irstd.models.bp_fpn.postprocess import detections_of
-from irstd.models.bp_fpn.pyramid import ALL, Levels, Pyramid
+from irstd.models.bp_fpn.pyramid import Levels, Pyramid
 from irstd.models.contract import Detections, Model
 
 if TYPE_CHECKING:
@@ -136,8 +137,9 @@ class BPFPN(Model):
         Returns: the network's input float32 [N, in_channels, H', W'], normalised and repeated, and grey [N, 1, H', W'].
         """
         height, width = frames_NHW.shape[-2:]
-        pad = (0, -width % COARSEST, 0, -height % COARSEST)
-        grey_N1HW = F.pad(frames_NHW.float().unsqueeze(1), pad, mode="replicate")
+        # Written as a product, from which an exported graph can tell that each stage halves the size.
+        right, bottom = _up_to(width, COARSEST) - width, _up_to(height, COARSEST) - height
+        grey_N1HW = F.pad(frames_NHW.float().unsqueeze(1), (0, right, 0, bottom), mode="replicate")
         channels = zip(MEAN[self.in_channels], DEVIATION[self.in_channels], strict=True)
         return torch.cat([(grey_N1HW - mean) / deviation for mean, deviation in channels], dim=1), grey_N1HW
 
@@ -155,7 +157,7 @@ class BPFPN(Model):
         """Neck and head on the P3 maps of the past frames, oldest first, and of the key frame [height, width] px."""
         raw_BCHW = self.head(key_BCHW if self.neck is None else self.neck(past, key_BCHW))
         # A negative padding crops: a slice would tie an exported graph to whether a size was a multiple of 32.
-        right, bottom = (-width % COARSEST) // STRIDE, (-height % COARSEST) // STRIDE
+        right, bottom = ((_up_to(side, COARSEST) - _up_to(side, STRIDE)) // STRIDE for side in (width, height))
         return F.pad(raw_BCHW, (0, -right, 0, -bottom))
 
     def stream(self) -> Stream:
@@ -216,6 +218,10 @@ class BPFPN(Model):
             ):
                 found[index] = item
         return [item for item in found if item is not None]
+
+
+def _up_to(side: int, multiple: int) -> int:
+    return (side + multiple - 1) // multiple * multiple
 
 
 def _checked(batch: Batch) -> list:

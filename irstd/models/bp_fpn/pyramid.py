@@ -14,9 +14,7 @@ from irstd.config import DGRConfig, GILSConfig
 from irstd.models.bp_fpn.backbone import CSPDarknet, Stages, widths
 from irstd.models.bp_fpn.blocks import BaseConv, CSPLayer
 from irstd.models.bp_fpn.coupling import project_gradient, scale_gradient
-from irstd.models.bp_fpn.gils import GILS, Maps
-
-ALL = slice(None)
+from irstd.models.bp_fpn.gils import ALL, GILS, Maps
 
 
 class Levels(NamedTuple):
