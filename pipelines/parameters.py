@@ -21,6 +21,8 @@ def given(config: Config) -> dict[str, Any]:
     """
     found = flatten(config.model_dump(mode="json", exclude_unset=True), "config")
     defaults = flatten(Config(model=type(config.model)()).model_dump(mode="json"), "config")
+    # A form for another network than the default one says which.
+    defaults["model.name"] = Config().model.name
     if found.keys() == defaults.keys():
         found = {path: value for path, value in found.items() if value != defaults[path]}
     return found

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from irstd import config as configuration
 from irstd.cluster.spaces import Objective
 from irstd.commands import evaluate, train
+from irstd.config import Config
 from irstd.data.manifest import read_all
 from irstd.errors import InputError
 from irstd.inference import package
@@ -23,6 +24,7 @@ from irstd.models import build_model
 from irstd.models.bp_fpn import BPFPN
 from irstd.training import loop
 from irstd.training.evaluation import measure
+from pipelines import parameters
 
 TINY = {
     "model.width": 0.125,
@@ -192,6 +194,16 @@ def test_targets_that_are_points_are_refused(sample_shards, monkeypatch):
     monkeypatch.setattr(Windows, "targets", points)
     with pytest.raises(InputError, match="sample/.*targets are points, and bp-fpn learns from boxes"):
         train.prepare(tiny(), sample_shards)
+
+
+def test_a_flow_is_given_what_differs_from_the_networks_defaults():
+    """A web form sends the whole tree; one for BP-FPN names it, and what was changed."""
+    whole = Config.model_validate(tiny(train__seed=3).model_dump())
+    values = parameters.given(whole)
+    assert values["model.name"] == "bp-fpn" and values["train.seed"] == 3 and values["model.width"] == 0.125
+    assert "model.gils.op" not in values and "train.warmup" not in values
+    assert parameters.given(Config.model_validate(Config().model_dump())) == {}
+    assert configuration.load(overrides=values) == whole
 
 
 def test_objectives():
