@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from irstd import config as configuration
@@ -97,10 +98,8 @@ def test_detach_changes_the_gradient_by_the_shortcuts_path_alone(fuse):
 
 def test_shrinking_by_hand():
     x = torch.arange(16.0).reshape(1, 1, 4, 4)
-    assert shrink(x, "s2d", 2)[0, :, 0, 0].tolist() == [0, 1, 4, 5]
     assert shrink(x, "maxpool", 2).flatten().tolist() == [5, 7, 13, 15]
     assert shrink(x, "avgpool", 4).flatten().tolist() == [7.5]
-    assert torch.equal(shrink(x, "s2d", 1), x)
 
 
 def test_blur_pool_by_hand():
@@ -112,15 +111,15 @@ def test_blur_pool_by_hand():
     assert blur_pool(ramp)[0, 0, 0, 1:3].tolist() == [2.5, 4.5]
 
 
-def test_space_to_depth_with_a_1x1_convolution_is_a_strided_convolution():
-    image, grey = frames()
-    s2d, strided = (pyramid(op=op, norm=False, act=False).gils for op in ("s2d", "conv"))
-    maps = {"dark2": torch.rand(2, 8, 16, 16, dtype=torch.float64)}
-    with torch.no_grad():
-        conv = strided.shortcuts["p3"].strided["dark2"]
-        conv.weight.copy_(s2d.shortcuts["p3"].project.weight.reshape(conv.weight.shape))
-        conv.bias.copy_(s2d.shortcuts["p3"].project.bias)
-    torch.testing.assert_close(s2d.shortcuts["p3"](maps), strided.shortcuts["p3"](maps))
+@pytest.mark.parametrize("op", ["s2d", "conv"])
+def test_space_to_depth_and_a_1x1_convolution(op):
+    shortcut = pyramid(op=op, source="stem+dark2", norm=False, act=False).gils.shortcuts["p3"]
+    maps = {"stem": torch.rand(2, 4, 32, 32).double(), "dark2": torch.rand(2, 8, 16, 16).double()}
+    weight = torch.cat([shortcut.blocks[name].weight.flatten(1) for name in maps], dim=1)[..., None, None]
+    deep = torch.cat([F.pixel_unshuffle(maps["stem"], 4), F.pixel_unshuffle(maps["dark2"], 2)], dim=1)
+    expected = F.conv2d(deep, weight, shortcut.blocks["stem"].bias)
+    torch.testing.assert_close(shortcut(maps), expected)
+    assert shortcut.blocks["dark2"].bias is None
 
 
 @pytest.mark.parametrize(
@@ -196,16 +195,16 @@ def test_key_frames_alone():
 def test_norm_and_activation_can_be_left_out():
     plain = GILS(GILSConfig(norm=False, act=False), 0.125)
     names = set(dict(plain.named_parameters()))
-    assert names == {"alpha.p3", "shortcuts.p3.project.weight", "shortcuts.p3.project.bias"}
+    assert names == {"alpha.p3", "shortcuts.p3.blocks.dark2.weight", "shortcuts.p3.blocks.dark2.bias"}
     maps = {"dark2": torch.rand(1, 8, 4, 4)}
     a, b = plain.shortcuts["p3"](maps), plain.shortcuts["p3"]({"dark2": 2 * maps["dark2"]})
-    bias = plain.shortcuts["p3"].project.bias[:, None, None]
+    bias = plain.shortcuts["p3"].blocks["dark2"].bias[:, None, None]
     torch.testing.assert_close(b - bias, 2 * (a - bias))
 
 
 def test_the_image_as_a_source():
     model = BPFPN(2, width=0.125, gils=GILSConfig(source="image"))
-    assert model.backbone.gils.shortcuts["p3"].project.in_channels == 64
+    assert model.backbone.gils.shortcuts["p3"].blocks["image"].kernel_size == (8, 8)
     model(torch.rand(2, 2, 40, 40)).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
 

@@ -47,23 +47,22 @@ def blur_pool(x_BCHW: torch.Tensor) -> torch.Tensor:
         return F.conv2d(F.pad(x_BCHW, (1, 1, 1, 1), mode="replicate"), kernel, stride=2, groups=channels)
 
 
-def shrink(x_BCHW: torch.Tensor, op: str, factor: int) -> torch.Tensor:
-    """D_r without parameters: [B, C, H, W] to 1 / `factor` of the size; "s2d" multiplies the channels by its square."""
-    if factor == 1:
-        return x_BCHW
-    if op == "s2d":
-        return F.pixel_unshuffle(x_BCHW, factor)
+def shrink(x_NCHW: torch.Tensor, op: str, factor: int) -> torch.Tensor:
+    """D_r without parameters: [N, C, H, W] to 1 / `factor` of the size by "maxpool", "avgpool" or "blurpool"."""
     if op == "maxpool":
-        return F.max_pool2d(x_BCHW, factor)
+        return F.max_pool2d(x_NCHW, factor)
     if op == "avgpool":
-        return F.avg_pool2d(x_BCHW, factor)
+        return F.avg_pool2d(x_NCHW, factor)
     while factor > 1:
-        x_BCHW, factor = blur_pool(x_BCHW), factor // 2
-    return x_BCHW
+        x_NCHW, factor = blur_pool(x_NCHW), factor // 2
+    return x_NCHW
 
 
 class Shortcut(nn.Module):
     """S of one place: the sources, shrunk to its grid and projected to `out_channels`.
+
+    "s2d", space to depth and a 1x1 convolution, is one linear map of each block of r x r pixels: a convolution of that size
+    and stride, which is how it is computed, without a copy of the map. "conv" is therefore the same function.
 
     Args:
         sources: channels of each source, by the names of `STRIDES`.
@@ -76,25 +75,23 @@ class Shortcut(nn.Module):
         self.factors = {name: stride // STRIDES[name] for name in sources}
         # From the image this is the first convolution of a branch.
         conv = Float32Conv2d if "image" in sources else nn.Conv2d
-        self.strided: nn.ModuleDict | None = None
-        if config.op in ("conv", "conv3"):
-            # The convolution shrinks and projects at once; several sources are added.
-            self.strided = nn.ModuleDict()
-            for name, channels in sources.items():
+        self.blocks = nn.ModuleDict()
+        if config.op in ("s2d", "conv", "conv3"):
+            # Shrinks and projects at once. Several sources are added, as one convolution over all of them does.
+            for number, (name, channels) in enumerate(sources.items()):
                 size, padding = (3, 1) if config.op == "conv3" else (self.factors[name], 0)
-                self.strided[name] = conv(
-                    channels, out_channels, size, self.factors[name], padding, bias=not config.norm
-                )
+                bias = not config.norm and not number
+                self.blocks[name] = conv(channels, out_channels, size, self.factors[name], padding, bias=bias)
         else:
-            found = sum(c * (self.factors[n] ** 2 if config.op == "s2d" else 1) for n, c in sources.items())
-            self.project = conv(found, out_channels, 1, bias=not config.norm)
+            self.project = conv(sum(sources.values()), out_channels, 1, bias=not config.norm)
         self.norm = BatchNorm(out_channels) if config.norm else nn.Identity()
         self.act = nn.SiLU(inplace=True) if config.act else nn.Identity()
 
     def forward(self, maps: Maps) -> torch.Tensor:
         found = {name: maps[name].detach() if self.detach else maps[name] for name in self.factors}
-        if self.strided is not None:
-            total = torch.stack([conv(found[name]) for name, conv in self.strided.items()]).sum(0)
+        if self.blocks:
+            first, *others = (conv(found[name]) for name, conv in self.blocks.items())
+            total = sum(others, first)
         else:
             shrunk = [shrink(x, self.op, self.factors[name]) for name, x in found.items()]
             total = self.project(torch.cat(shrunk, dim=1))
