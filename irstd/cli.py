@@ -134,7 +134,7 @@ def shard(
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Argument(help="ggl-net")],
+    model: Annotated[str, typer.Argument(help="ggl-net or bp-fpn")],
     overrides: Overrides = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="a YAML file of recipes/")] = None,
     workers: Workers = None,

@@ -20,7 +20,9 @@ def given(config: Config) -> dict[str, Any]:
     the defaults count as not given: a recipe would otherwise be overruled by a form that nobody has filled in.
     """
     found = flatten(config.model_dump(mode="json", exclude_unset=True), "config")
-    defaults = flatten(Config().model_dump(mode="json"), "config")
+    defaults = flatten(Config(model=type(config.model)()).model_dump(mode="json"), "config")
+    # A form for another network than the default one says which.
+    defaults["model.name"] = Config().model.name
     if found.keys() == defaults.keys():
         found = {path: value for path, value in found.items() if value != defaults[path]}
     return found

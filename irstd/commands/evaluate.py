@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from irstd import config as configuration
-from irstd.commands.show import result, say, scored, table
+from irstd.commands.show import boxes_scored, result, say, scored, table
 from irstd.data.loader import ClipLoader
 from irstd.data.manifest import read_all
 from irstd.errors import InputError
@@ -44,7 +44,10 @@ def run(workspace: Workspace, uri: str, overrides: list[str], split: str, shards
     if out is not None:
         write_json(out, found)
     log(workspace, package.content["lineage"], found)
-    result(model=uri, split=split, **{k: found["protocols"][0][k] for k in ("iou", "pd", "fa")})
+    row = found["protocols"][0]
+    result(
+        model=uri, split=split, **{k: row[k] for k in ("iou", "pd", "fa", "ap50", "precision", "recall") if k in row}
+    )
 
 
 def log(workspace: Workspace, lineage: dict[str, Any], found: dict[str, Any]) -> None:
@@ -53,6 +56,7 @@ def log(workspace: Workspace, lineage: dict[str, Any], found: dict[str, Any]) ->
     Those of other shards than the model was trained on bear their digests' hash, and stand beside the model's own.
     """
     from irstd.registry import tracking
+    from irstd.training.evaluation import REPORTED
 
     run_id, label = lineage.get("mlflow_run"), found["split"]
     if found["digests"] != lineage["sets"]:
@@ -64,8 +68,8 @@ def log(workspace: Workspace, lineage: dict[str, Any], found: dict[str, Any]) ->
         values = {
             f"{label}_{row['protocol']}_{k}": row[k]
             for row in found["protocols"]
-            for k in ("iou", "niou", "pd", "fa")
-            if row[k] is not None
+            for k in (*REPORTED["segmentation"], *REPORTED["detection"])
+            if row.get(k) is not None
         }
         tracking.log_values(tracking.client(workspace), run_id, values)
         tracking.log_text(workspace, run_id, configuration_json(found), f"evaluation-{label}.json")
@@ -103,6 +107,8 @@ def score(package: Package, shards: str | Path, split: str, sets: list[str]) -> 
         return loader_for(config, shards, split, manifests, batch_size=1)
 
     loader = fresh()
+    if config.model.task == "detection":
+        return score_boxes(package, loader, split)
     if not loader.masks:
         raise InputError(f"the split {split!r} of {', '.join(sets)} has no masks to score a segmentation against")
     model = package.model()
@@ -154,6 +160,30 @@ def _frames(loader: ClipLoader) -> Iterator[tuple[dict[str, Any], np.ndarray, np
         yield batch, batch["frames"][0, -1, :h, :w], batch["masks"][0, :h, :w] != 0
 
 
+def score_boxes(package: Package, loader: Any, split: str) -> dict[str, Any]:
+    """The same of a model that gives boxes, without baselines."""
+    from irstd.metrics import DetectionMetrics
+
+    model = package.model()
+    metrics = [DetectionMetrics(name, model.threshold) for name in ("strict", "nnlab")]
+    for number, batch in enumerate(loader, 1):
+        for boxes_M4, (group, _), found in zip(batch["boxes"], batch["key"], model.predict(batch), strict=True):
+            for metric in metrics:
+                metric.update(found.boxes_N4, found.scores_N, boxes_M4, group)
+        if number % 100 == 0:
+            say(f"evaluate: {number} of {len(loader.windows)} frames")
+    return {
+        "split": split,
+        "digests": {m.set: m.digest for m in loader.manifests},
+        "chosen": package.content["metrics"]["chosen"],
+        "threshold": model.threshold,
+        "frames": len(loader.windows),
+        "protocols": [m.compute() for m in metrics],
+        "baselines": [],
+        "run": package.content["lineage"]["run"],
+    }
+
+
 def show(found: dict[str, Any]) -> None:
     digests = ", ".join(f"{name} {digest[:12]}" for name, digest in found["digests"].items())
     say(
@@ -161,9 +191,14 @@ def show(found: dict[str, Any]) -> None:
         f"checkpoint {found['chosen']}, threshold {found['threshold']:g}"
     )
     for row in found["protocols"]:
+        if "ap50" in row:
+            say(f"  {row['protocol']:<10} {boxes_scored(row)}")
+            continue
         say(f"  {row['protocol']:<10} grid {row['grid'] or 'native':<6}  {scored(row)}")
     if why := found["protocols"][0].get("withheld"):
         say(f"  {why}")
+    if "ap50" in found["protocols"][0]:  # no classical baseline gives boxes with scores
+        return
     if not found["baselines"]:
         say(f"no classical baselines beside it: the model marks more than {COMPARABLE} pixels falsely")
         return

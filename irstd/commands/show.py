@@ -53,3 +53,16 @@ def scored(values: dict[str, Any]) -> str:
     niou = "-" if values.get("niou") is None else f"{values['niou']:.3f}"
     iou = "-" if values.get("iou") is None else f"{values['iou']:.3f}"
     return f"IoU {iou}  nIoU {niou}  Pd {pd}  Fa {values['fa'] * 1e6:.2f}e-6"
+
+
+def boxes_scored(values: dict[str, Any]) -> str:
+    """The numbers of detection in one phrase."""
+    names = {
+        "ap50": "AP50",
+        "precision": "P",
+        "recall": "R",
+        "f1": "F1",
+        "false_alarms_per_frame": "false alarms a frame",
+    }
+    found = {label: values[name] for name, label in names.items() if name in values}
+    return "  ".join(f"{label} {'-' if value is None else f'{value:.3f}'}" for label, value in found.items())

@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from irstd import config as configuration
 from irstd.commands.show import result, say
-from irstd.config import Config
+from irstd.config import Config, GGLNetConfig
 from irstd.data.gradient import GradientSpec
 from irstd.data.manifest import Manifest, read_all
 from irstd.data.windows import require, require_gradient
@@ -80,8 +80,8 @@ def prepare(config: Config, shards: str | Path) -> Job:
     from irstd.training.loop import loader_for
 
     manifests = read_all(shards, config.data.sets)
-    require(manifests, "train", 1)
-    for manifest in manifests:
+    require(manifests, "train", config.model.frames)
+    for manifest in manifests if config.model.task == "segmentation" else ():
         samples = [s for shard in manifest.shards("train") for s in shard["samples"]]
         if samples and not any("masks.npy" in s["members"] for s in samples):
             others = [
@@ -91,14 +91,16 @@ def prepare(config: Config, shards: str | Path) -> Job:
             ]
             hint = f"; choose with data.sets=[{','.join(others)}]" if others else ""
             raise InputError(f"set {manifest.set} has no masks, which {config.model.name} learns from{hint}")
-    if config.data.resize == "native" and config.model.gradient_branch and config.model.border == "replicate":
+    model = config.model
+    stored = isinstance(model, GGLNetConfig) and model.gradient_branch and model.border == "replicate"
+    if stored and config.data.resize == "native":
         require_gradient(manifests, GradientSpec(config.model.operator, "replicate"))
     # Making a loader is its own check: intensity rule, clip length, batch against key frames.
     loaders = [loader_for(config, shards, "train", manifests, batch_size=config.train.batch)]
     if sum(m.count("val", "labelled") for m in manifests):
         loaders.append(loader_for(config, shards, "val", manifests, batch_size=1))
     for loader in loaders:
-        if not loader.masks:
+        if config.model.task == "segmentation" and not loader.masks:
             raise InputError(
                 f"the split {loader.split!r} of {', '.join(m.set for m in manifests)} has frames without masks, which "
                 f"{config.model.name} learns from; choose sets with data.sets=[...]"
@@ -179,11 +181,15 @@ def _execute(workspace: Workspace, job: Job, workers: int | None) -> dict[str, A
 
 def numbers(job: Job, best: dict[str, Any]) -> str:
     """The validation numbers with all that they depend on."""
-    from irstd.commands.show import scored
+    from irstd.commands.show import boxes_scored, scored
 
+    measured = job.config.evaluate
+    if job.config.model.task == "detection":
+        if "val_ap50" not in best:
+            return "no val split"
+        return f"val: {boxes_scored({k.removeprefix('val_'): v for k, v in best.items()})} ({measured.protocol})"
     if best.get("val_iou") is None and best.get("val_fa") is None:
         return "no val split"
-    measured = job.config.evaluate
     values = {k: best.get(f"val_{k}") for k in ("iou", "niou", "pd", "fa")}
     return f"val: {scored(values)} ({measured.protocol}, grid {measured.grid or 'native'}, threshold {measured.threshold:g})"
 

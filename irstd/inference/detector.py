@@ -51,16 +51,25 @@ class Detector:
     ) -> Iterator[Detections]:
         """Detections frame by frame, in bounded memory. `statistics`: the recording's, as `sequence.json` holds them."""
         iterator = iter(frames)
+        past: list[np.ndarray] = []
         while part := list(islice(iterator, batch)):
-            yield from self.model.predict(self._batch(np.stack(part), bit_depth, statistics))
+            # Before the first frame the first frame is repeated.
+            seen = [*(past or part[:1] * (self.model.frames - 1)), *part]
+            past = seen[len(part) :]
+            clips_BTHW = np.stack([np.stack(seen[b : b + self.model.frames]) for b in range(len(part))])
+            for found in self.model.predict(self._batch(clips_BTHW, bit_depth, statistics)):
+                # A network that gives boxes gives them all, for curves.
+                yield found.above(self.model.threshold)
 
-    def _batch(self, frames_BHW: np.ndarray, bit_depth: int, statistics: Mapping[str, float]) -> dict[str, Any]:
+    def _batch(self, clips_BTHW: np.ndarray, bit_depth: int, statistics: Mapping[str, float]) -> dict[str, Any]:
         rule = self.package.content["intensity"]["rule"]
         dataset = self.package.content["intensity"]["dataset"]
-        pairs = [intensity.offset_scale(rule, bit_depth, statistics, dataset, frame_HW) for frame_HW in frames_BHW]
+        pairs = [
+            intensity.offset_scale(rule, bit_depth, statistics, dataset, frame_HW) for frame_HW in clips_BTHW[:, -1]
+        ]
         return {
-            "frames": np.ascontiguousarray(frames_BHW[:, None]),
+            "frames": clips_BTHW,
             "offset": np.array([p[0] for p in pairs], np.float32),
             "scale": np.array([p[1] for p in pairs], np.float32),
-            "size": np.array([frames_BHW.shape[1:]] * len(frames_BHW), np.int64),
+            "size": np.array([clips_BTHW.shape[2:]] * len(clips_BTHW), np.int64),
         }

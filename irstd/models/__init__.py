@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from irstd.config import Config
-    from irstd.models.contract import Detections, SegmentationModel
+    from irstd.models.bp_fpn import BPFPN
+    from irstd.models.contract import Detections, Model
     from irstd.models.ggl_net import GGLNet
 
-__all__ = ["Detections", "GGLNet", "build_model"]
+__all__ = ["BPFPN", "Detections", "GGLNet", "build_model"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> Any:
         from irstd.models.ggl_net import GGLNet
 
         return GGLNet
+    if name == "BPFPN":
+        from irstd.models.bp_fpn import BPFPN
+
+        return BPFPN
     if name == "Detections":
         from irstd.models.contract import Detections
 
@@ -27,14 +32,22 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'irstd.models' has no attribute {name!r}")
 
 
-def build_model(config: Config) -> SegmentationModel:
+def build_model(config: Config) -> Model:
     """The network that `config.model` names, with fresh weights, its loss, its threshold and the size of its input."""
-    from irstd.models.ggl_net import GGLNet
     from irstd.models.resize import Resize
 
-    options = config.model.model_dump(exclude={"name"})
-    model = GGLNet(**options)
+    options = {name: getattr(config.model, name) for name in type(config.model).model_fields if name != "name"}
+    if config.model.name == "bp-fpn":
+        from irstd.models.bp_fpn import BPFPN
+
+        if not options["bp"]:
+            options |= {"gils": None, "dgr": None}
+        model: Model = BPFPN(**options)
+    else:
+        from irstd.models.ggl_net import GGLNet
+
+        model = GGLNet(**options)
     model.loss_config = config.train.loss
     model.threshold = config.evaluate.threshold
-    model.resize = Resize.of(config.data, config.model.operator if model.takes_gradient else None)
+    model.resize = Resize.of(config.data, config.model.operator if getattr(model, "takes_gradient", False) else None)
     return model

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -36,23 +36,48 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores_N)
 
+    def above(self, threshold: float) -> Detections:
+        """Those with a greater score; a mask stays as it is."""
+        kept_N = self.scores_N > threshold
+        return replace(self, boxes_N4=self.boxes_N4[kept_N], scores_N=self.scores_N[kept_N])
 
-class SegmentationModel(nn.Module):
-    """A network with `forward(image_B1HW, gradient_B1HW=None) -> logit_B1HW`, turned into the contract.
 
-    Attributes that a subclass or the builder sets: `loss_config`, `threshold`, `takes_gradient` (whether the stored map
-    is handed to forward), `frames` (T; only the key frame is used here), `resize` (what forward gets of the frames).
+class Model(nn.Module):
+    """All that training, evaluation, registry and inference know of a network, besides `loss` and `predict`.
+
+    task: "segmentation", where `predict` gives masks and their components as boxes, or "detection", where it gives boxes.
+    frames: T of the clips that it takes. progress: share of the training that is done, for losses that change on the
+    way; the training loop sets it. resize: what the network gets of the frames.
     """
 
+    task: str
     frames: int = 1
     threshold: float = 0.5
-    takes_gradient: bool = True
     loss_config: LossConfig = LossConfig()
+    progress: float = 1.0
     resize: Resize = Resize()
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The training loss of a batch and its parts."""
+        raise NotImplementedError
+
+    def predict(self, batch: Batch) -> list[Detections]:
+        """One `Detections` for each key frame."""
+        raise NotImplementedError
+
+
+class SegmentationModel(Model):
+    """A network with `forward(image_B1HW, gradient_B1HW=None) -> logit_B1HW`, turned into the contract.
+
+    Only the key frame of a clip is used. `takes_gradient`: whether the stored gradient map is handed to forward.
+    """
+
+    task = "segmentation"
+    takes_gradient: bool = True
 
     def inputs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
         """image float32 [B, 1, H, W] of the key frames in x units, and the stored gradient map [B, 1, H, W] or None."""

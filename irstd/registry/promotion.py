@@ -49,7 +49,7 @@ def compare(workspace: Workspace, challenger: Any, champion: Any | None, shards:
         _measure(package, split, shards) | {"version": str(v.version)}
         for package, v in ((mine, challenger), (theirs, champion))
     ]
-    objective = mine.config.evaluate.objective
+    objective = mine.config.objective
     new, old = measured[0][objective], measured[1][objective]
     note = "" if split == "gate" else " (val, since the sets have no gate split)"
     if new is None or old is None:

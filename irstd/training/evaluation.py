@@ -9,28 +9,43 @@ import torch
 
 from irstd.config import EvaluateConfig
 from irstd.data.loader import ClipLoader
-from irstd.metrics import SegmentationMetrics
-from irstd.models.contract import SegmentationModel
+from irstd.metrics import DetectionMetrics, SegmentationMetrics
+from irstd.models.contract import Model
+
+Metrics = SegmentationMetrics | DetectionMetrics
+REPORTED = {
+    "segmentation": ("iou", "niou", "pd", "fa"),
+    "detection": ("ap50", "precision", "recall", "f1", "false_alarms_per_frame"),
+}
+"""The numbers of each kind of network that a run's history and its registered version carry, where the protocol has them."""
 
 
 def measure(
-    model: SegmentationModel,
+    model: Model,
     loader: ClipLoader,
     config: EvaluateConfig,
     tick: Callable[[int], None] | None = None,
-) -> SegmentationMetrics:
+) -> Metrics:
     """Metrics of this rank's part of `loader` (add the parts of all ranks up with `merge`).
 
     The model is put into evaluation mode and back. `tick` is told after each batch how many key frames it held.
     """
-    metrics = SegmentationMetrics(config.protocol, config.threshold, config.grid)
+    metrics: Metrics
+    if model.task == "segmentation":
+        metrics = SegmentationMetrics(config.protocol, config.threshold, config.grid)
+    else:
+        metrics = DetectionMetrics(config.protocol, config.threshold)
     training = model.training
     model.eval()
     try:
         for batch in loader:
             for b, found in enumerate(model.predict(batch)):
+                group = batch["key"][b][0]
+                if isinstance(metrics, DetectionMetrics):
+                    metrics.update(found.boxes_N4, found.scores_N, batch["boxes"][b], group)
+                    continue
                 h, w = batch["size"][b]
-                metrics.update(found.probability_HW, batch["masks"][b, :h, :w], group=batch["key"][b][0])
+                metrics.update(found.probability_HW, batch["masks"][b, :h, :w], group=group)
             if tick:
                 tick(len(batch["key"]))
     finally:
@@ -38,14 +53,14 @@ def measure(
     return metrics
 
 
-def gathered(metrics: SegmentationMetrics) -> dict[str, Any]:
+def gathered(metrics: Metrics) -> dict[str, Any]:
     """The metrics of all ranks as one. Every rank must call this."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         parts: list[dict[str, Any]] = [{}] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(parts, metrics.state())
-        total = SegmentationMetrics.from_state(parts[0])
+        total = type(metrics).from_state(parts[0])
         for part in parts[1:]:
-            total.merge(SegmentationMetrics.from_state(part))
+            total.merge(type(metrics).from_state(part))
         return total.compute()
     return metrics.compute()
 

@@ -21,16 +21,16 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from irstd.config import Config
+from irstd.config import Config, GGLNetConfig
 from irstd.data.augmentation import dihedral, intensities
 from irstd.data.loader import ClipLoader
 from irstd.data.manifest import Manifest, read_all
 from irstd.errors import InputError, WorkError
 from irstd.models import build_model
 from irstd.models.batch import Batch, to_device
-from irstd.models.contract import SegmentationModel, state
+from irstd.models.contract import Model, state
 from irstd.training import checkpoint as checkpoints
-from irstd.training.evaluation import gathered, measure, reported
+from irstd.training.evaluation import REPORTED, gathered, measure, reported
 from irstd.training.identity import identity
 from irstd.training.optimizer import AveragedWeights, build_optimizer, learning_rate
 
@@ -41,7 +41,7 @@ Log = Callable[[str], None]
 class LossModule(nn.Module):
     """Lets DDP see the loss as a forward pass."""
 
-    def __init__(self, model: SegmentationModel) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 
@@ -51,19 +51,21 @@ class LossModule(nn.Module):
 
 def loader_for(config: Config, shards: str | Path, split: str, manifests: list[Manifest], **more: Any) -> ClipLoader:
     """The loader of `split` as `config` wants it."""
-    spec = {"operator": config.model.operator, "padding": "replicate"}
-    stored = all(m.gradient and {k: m.gradient[k] for k in spec} == spec for m in manifests)
-    # A stored map is of the frame as it is; that of a resized frame is computed from it.
-    wanted = (
-        config.model.gradient_branch
-        and config.model.border == "replicate"
-        and config.data.resize == "native"
-        and stored
-    )
+    wanted = False
+    if isinstance(config.model, GGLNetConfig):
+        spec = {"operator": config.model.operator, "padding": "replicate"}
+        stored = all(m.gradient and {k: m.gradient[k] for k in spec} == spec for m in manifests)
+        # A stored map is of the frame as it is; that of a resized frame is computed from it.
+        wanted = (
+            config.model.gradient_branch
+            and config.model.border == "replicate"
+            and config.data.resize == "native"
+            and stored
+        )
     return ClipLoader(
         shards,
         split,
-        frames=1,
+        frames=config.model.frames,
         crop=config.data.crop if split == "train" else None,
         seed=config.train.seed,
         sets=config.data.sets,
@@ -178,21 +180,22 @@ class Run:
         started = time.monotonic() - self.seconds
         last: dict[str, Any] = self.history[-1] if self.history else {}
         while self.epoch < train.epochs and not self._spent():
-            loss = self._epoch()
+            loss, parts = self._epoch()
             self.epoch += 1
             self.seconds = time.monotonic() - started
             due = self.epoch % train.val_every == 0 or self.epoch == train.epochs or self._spent()
             if due:
-                last = self._validate(loss)
+                last = self._validate(loss, parts)
                 self.seconds = time.monotonic() - started
                 self._report(report, last)
         return last
 
-    def _epoch(self) -> float:
-        """One epoch of steps (the rest of one, after a resume); the mean training loss."""
+    def _epoch(self) -> tuple[float, dict[str, float]]:
+        """One epoch of steps (the rest of one, after a resume); the mean training loss, and of this rank its parts."""
         self.loader.set_epoch(self.epoch)
         self.model.train()
         total, steps = torch.zeros((), device=self.device), 0
+        sums: dict[str, torch.Tensor] = {}
         for batch in self.loader:
             batch = to_device(batch, self.device)
             batch = dihedral(batch, self.config.data.flips, self.config.data.quarter_turns)
@@ -200,7 +203,8 @@ class Run:
             rate = learning_rate(self.config.train, self.step, self.total)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            loss, _ = self.module(batch)
+            self.model.progress = self.step / self.total
+            loss, parts = self.module(batch)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if self.config.train.clip:
@@ -211,14 +215,15 @@ class Run:
             self.step += 1
             steps += 1
             total += loss.detach()
+            sums = {name: sums.get(name, 0) + value for name, value in parts.items()}
         mean = float(total) / max(1, steps)
         if not math.isfinite(mean):
             raise WorkError(
                 f"the training loss became {mean} in epoch {self.epoch + 1}; lower train.lr or set train.clip"
             )
-        return mean
+        return mean, {name: float(value) / max(1, steps) for name, value in sums.items()}
 
-    def _validate(self, loss: float) -> dict[str, Any]:
+    def _validate(self, loss: float, parts: dict[str, float]) -> dict[str, Any]:
         """Metrics of this epoch; keeps the weights where they are the best so far."""
         row: dict[str, Any] = {"epoch": self.epoch, "step": self.step, "loss": loss}
         row["lr"] = learning_rate(self.config.train, self.step, self.total)
@@ -231,10 +236,12 @@ class Run:
         value = None
         if self.val is not None:
             found = gathered(measure(self.model, self.val, self.config.evaluate))
-            shown = reported(found, self.val.pseudo_masks)
-            row |= {f"val_{k}": shown[k] for k in ("iou", "niou", "pd", "fa")}
+            shown = found
+            if self.config.model.task == "segmentation":
+                shown = reported(found, self.val.pseudo_masks)
+            row |= {f"val_{k}": shown[k] for k in REPORTED[self.config.model.task] if k in shown}
             # Agreement with pseudo-masks may choose a checkpoint; it is no result.
-            value = found[self.config.evaluate.objective]
+            value = found[self.config.objective]
         self.model.load_state_dict(current)
         better = value is not None and (self.selected is None or value > self.selected)
         if better or not self.best_weights or self.val is None:
@@ -242,6 +249,7 @@ class Run:
             chosen = "val-best" if self.val is not None else "last"
             self.best = {"epoch": self.epoch, "step": self.step, "chosen": chosen, **row}
             self.selected = value
+        row |= {f"loss_{name}": value for name, value in parts.items()}
         row["seconds"] = round(self.seconds, 3)
         self.history.append(row)
         return row
@@ -278,6 +286,9 @@ class Run:
             pd = "-" if row["val_pd"] is None else f"{row['val_pd']:.3f}"
             iou = "-" if row["val_iou"] is None else f"{row['val_iou']:.3f}"
             parts += [f"val IoU {iou}", f"Pd {pd}", f"Fa {row['val_fa'] * 1e6:.1f}e-6"]
+        if row.get("val_ap50") is not None:
+            found = {k: row.get(f"val_{k}") for k in ("ap50", "precision", "recall")}
+            parts.append("val " + "  ".join(f"{k} {'-' if v is None else f'{v:.3f}'}" for k, v in found.items()))
         left = self.seconds / self.epoch * (epochs - self.epoch)
         if self.config.train.minutes:
             left = min(left, max(0.0, self.config.train.minutes * 60 - self.seconds))

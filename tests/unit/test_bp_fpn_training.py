@@ -1,0 +1,244 @@
+"""BP-FPN on the road: shards to a trained run, a package, and detections of a recording; without Ray."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from irstd import config as configuration
+from irstd.cluster.spaces import Objective
+from irstd.commands import evaluate, train
+from irstd.config import Config
+from irstd.data.manifest import read_all
+from irstd.errors import InputError
+from irstd.inference import package
+from irstd.inference.detector import Detector
+from irstd.metrics import DetectionMetrics
+from irstd.models import build_model
+from irstd.models.bp_fpn import BPFPN
+from irstd.training import loop
+from irstd.training.evaluation import measure
+from pipelines import parameters
+
+TINY = {
+    "model.width": 0.125,
+    "model.frames": 3,
+    "data.crop": 32,
+    "data.target_crop": 1.0,
+    "train.batch": 4,
+    "train.epochs": 3,
+    "train.lr": 5e-3,
+    "train.ema": 0.5,
+    "train.loss.similarity": "gaussian",
+}
+
+
+def tiny(**more):
+    return configuration.load(overrides=TINY | {k.replace("__", "."): v for k, v in more.items()}, model="bp-fpn")
+
+
+class Keeper:
+    """A report callable that keeps every checkpoint, and may die after one of them."""
+
+    def __init__(self, folder: Path, die_after: int | None = None) -> None:
+        self.folder, self.die_after, self.metrics = folder, die_after, []
+
+    def __call__(self, metrics, folder):
+        self.metrics.append(metrics)
+        shutil.copytree(folder, self.folder / f"epoch-{metrics['epoch']}")
+        if metrics["epoch"] == self.die_after:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def whole(sample_shards, tmp_path_factory):
+    """A run that was left alone, and what it said."""
+    keeper, lines = Keeper(tmp_path_factory.mktemp("whole")), []
+    loop.fit(tiny(), sample_shards, keeper, log=lines.append)
+    return keeper, lines
+
+
+@pytest.fixture(scope="module")
+def packaged(sample_shards, whole, tmp_path_factory):
+    keeper, _ = whole
+    folder = tmp_path_factory.mktemp("package") / "package"
+    weights = load_file(keeper.folder / "epoch-3" / "best.safetensors")
+    metrics = {"split": "val", "protocol": "strict", "chosen": "val-best"}
+    manifests = read_all(sample_shards)
+    package.write(folder, weights, tiny(evaluate__threshold=0.01), manifests, {"run": "r", "sets": {}}, metrics)
+    return package.Package.read(folder)
+
+
+def test_the_loss_falls_and_boxes_are_measured(whole):
+    keeper, lines = whole
+    assert keeper.metrics[-1]["loss"] < keeper.metrics[0]["loss"]
+    wanted = {"val_ap50", "val_precision", "val_recall", "val_f1", "val_false_alarms_per_frame"}
+    assert {k for k in keeper.metrics[-1] if k.startswith("val_")} == wanted
+    assert any("val ap50" in line for line in lines)
+    assert {"loss_box", "loss_objectness", "loss_dgr", "loss_dgr_foreground"} <= set(keeper.metrics[-1])
+    state = json.loads((keeper.folder / "epoch-3" / "state.json").read_text())
+    values = {m["epoch"]: m["val_ap50"] for m in keeper.metrics}
+    assert state["best"]["value"] == max(values.values()) and state["best"]["chosen"] == "val-best"
+
+
+def test_a_killed_run_ends_with_the_same_bits(sample_shards, whole, tmp_path):
+    """The warm-up of DGR goes on where it was."""
+    config = tiny()
+    with pytest.raises(KeyboardInterrupt):
+        loop.fit(config, sample_shards, Keeper(tmp_path, die_after=1), log=lambda line: None)
+    torch.manual_seed(12345)
+    loop.fit(config, sample_shards, Keeper(tmp_path), resume=tmp_path / "epoch-1", log=lambda line: None)
+    for name in ("model", "best"):
+        left = load_file(whole[0].folder / "epoch-3" / f"{name}.safetensors")
+        went_on = load_file(tmp_path / "epoch-3" / f"{name}.safetensors")
+        assert left.keys() == went_on.keys()
+        assert all(torch.equal(left[key], went_on[key]) for key in left)
+
+
+def test_the_loop_tells_the_loss_how_far_it_is(sample_shards, tmp_path, monkeypatch):
+    seen = []
+    plain = BPFPN.loss
+    monkeypatch.setattr(BPFPN, "loss", lambda self, batch: seen.append(self.progress) or plain(self, batch))
+    loop.fit(tiny(train__epochs=1), sample_shards, Keeper(tmp_path), log=lambda line: None)
+    assert seen == [step / len(seen) for step in range(len(seen))] and len(seen) > 2
+
+
+def test_clips_reach_the_network(sample_shards):
+    loader = loop.loader_for(tiny(), sample_shards, "val", read_all(sample_shards), batch_size=1)
+    batch = next(iter(loader))
+    assert batch["frames"].shape[1] == 3 and "gradient" not in batch
+    assert build_model(tiny()).frames == 3
+
+
+@pytest.mark.parametrize("protocol", ["strict", "nnlab"])
+def test_measuring_is_the_metric_of_what_is_predicted(sample_shards, protocol):
+    config = tiny(evaluate__protocol=protocol, evaluate__threshold=0.1)
+    torch.manual_seed(0)
+    model = build_model(config)
+    loader = loop.loader_for(config, sample_shards, "val", read_all(sample_shards), batch_size=3)
+    found = measure(model, loader, config.evaluate).compute()
+    assert model.training and found["protocol"] == protocol
+    by_hand = DetectionMetrics(protocol, 0.1)
+    model.eval()
+    for batch in loader:
+        for b, item in enumerate(model.predict(batch)):
+            by_hand.update(item.boxes_N4, item.scores_N, batch["boxes"][b])
+    assert by_hand.compute() == found
+
+
+def test_a_package_comes_back_as_the_same_network(whole, packaged):
+    model = packaged.model()
+    assert isinstance(model, BPFPN) and not model.training and model.threshold == 0.01
+    kept = load_file(whole[0].folder / "epoch-3" / "best.safetensors")
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+
+
+def test_a_detector_gives_each_frame_its_clip(packaged):
+    """Also across the border of its batches; before the first frame the first one is repeated."""
+    detector = Detector(packaged)
+    video = np.random.default_rng(0).integers(3000, 3100, (7, 40, 33)).astype(np.uint16)
+    found = detector(video, bit_depth=14)
+    assert len(found) == 7
+    from irstd.data import intensity
+    from irstd.data.counts import intensity_of
+
+    rule = packaged.content["intensity"]["rule"]
+    offset, scale = intensity.offset_scale(rule, 14, intensity_of(video), None, video[0])
+    for t in range(7):
+        clip = video[[max(0, t - back) for back in (2, 1, 0)]]
+        batch = {
+            "frames": clip[None],
+            "offset": np.array([offset], np.float32),
+            "scale": np.array([scale], np.float32),
+            "size": np.array([[40, 33]]),
+        }
+        (expected,) = detector.model.predict(batch)
+        expected = expected.above(0.01)
+        np.testing.assert_allclose(found[t].scores_N, expected.scores_N, atol=1e-5)
+        np.testing.assert_allclose(found[t].boxes_N4, expected.boxes_N4, atol=1e-3)
+    assert min(item.scores_N.min() for item in found if len(item)) > 0.01
+
+
+def test_evaluate_scores_boxes_by_both_protocols(sample_shards, packaged):
+    found = evaluate.score(packaged, sample_shards, "val", ["sample"])
+    assert [row["protocol"] for row in found["protocols"]] == ["strict", "nnlab"]
+    assert found["protocols"][0]["frames"] == found["frames"] > 0 and found["baselines"] == []
+    evaluate.show(found)
+
+
+def test_a_run_is_checked_before_it_starts(sample_shards):
+    job = train.prepare(tiny(), sample_shards)
+    assert job.name.startswith("bp-fpn-")
+    assert "AP50 0.250  P -" in train.numbers(job, {"val_ap50": 0.25, "val_precision": None})
+    with pytest.raises(InputError, match="clips of 6 frames.*built for 5"):
+        train.prepare(tiny(model__frames=6), sample_shards)
+
+
+def test_targets_that_are_points_are_refused(sample_shards, monkeypatch):
+    from irstd.data.windows import Windows
+
+    plain = Windows.targets
+
+    def points(self, number):
+        found = plain(self, number)
+        for entry in found["frames"]:
+            entry["boxes"] = []
+        return found
+
+    monkeypatch.setattr(Windows, "targets", points)
+    with pytest.raises(InputError, match="sample/.*targets are points, and bp-fpn learns from boxes"):
+        train.prepare(tiny(), sample_shards)
+
+
+def test_a_flow_is_given_what_differs_from_the_networks_defaults():
+    """A web form sends the whole tree; one for BP-FPN names it, and what was changed."""
+    whole = Config.model_validate(tiny(train__seed=3).model_dump())
+    values = parameters.given(whole)
+    assert values["model.name"] == "bp-fpn" and values["train.seed"] == 3 and values["model.width"] == 0.125
+    assert "model.gils.op" not in values and "train.warmup" not in values
+    assert parameters.given(Config.model_validate(Config().model_dump())) == {}
+    assert configuration.load(overrides=values) == whole
+
+
+def test_objectives():
+    assert tiny().objective == "ap50" and tiny(evaluate__objective="f1").objective == "f1"
+    assert configuration.load().objective == "iou"
+    assert Objective(metric="ap50").metric == "ap50"
+
+
+def test_it_learns_two_moving_targets():
+    """On one batch, its own statistics included: both are found with an IoU above .5, before all else."""
+    random = np.random.default_rng(0)
+    frames = random.normal(7000, 5, (2, 2, 32, 32))
+    boxes = [np.array([[9, 12, 5, 5]], np.float32), np.array([[20, 6, 4, 6]], np.float32)]
+    for b, ((x, y, w, h),) in enumerate([box.astype(int).tolist() for box in boxes]):
+        frames[b, 0, y : y + h, x - 2 : x - 2 + w] += 80
+        frames[b, 1, y : y + h, x : x + w] += 80
+    batch = {
+        "frames": frames.astype(np.uint16),
+        "offset": np.full(2, 6900, np.float32),
+        "scale": np.full(2, 1 / 200, np.float32),
+        "size": np.full((2, 2), 32),
+        "boxes": boxes,
+    }
+    torch.manual_seed(0)
+    model = build_model(tiny(model__frames=2)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for step in range(150):
+        loss, _ = model.loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % 10 == 9:
+            metrics = DetectionMetrics("strict")
+            for found, target in zip(model.predict(batch), boxes, strict=True):
+                metrics.update(found.boxes_N4[:1], found.scores_N[:1], target)
+            if metrics.compute()["ap50"] == 1:
+                return
+    pytest.fail(f"two targets were not learnt in 150 steps, loss {loss.item():.3f}")
