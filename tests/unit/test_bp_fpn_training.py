@@ -84,7 +84,7 @@ def test_the_loss_falls_and_boxes_are_measured(whole):
     assert {"loss_box", "loss_objectness", "loss_dgr", "loss_dgr_foreground"} <= set(keeper.metrics[-1])
     state = json.loads((keeper.folder / "epoch-3" / "state.json").read_text())
     values = {m["epoch"]: m["val_ap50"] for m in keeper.metrics}
-    assert state["best"]["value"] == max(values.values()) and state["best"]["chosen"] == "val-best"
+    assert state["selected"] == max(values.values()) and state["best"]["chosen"] == "val-best"
 
 
 def test_a_killed_run_ends_with_the_same_bits(sample_shards, whole, tmp_path):
@@ -178,22 +178,6 @@ def test_a_run_is_checked_before_it_starts(sample_shards):
     assert "AP50 0.250  P -" in train.numbers(job, {"val_ap50": 0.25, "val_precision": None})
     with pytest.raises(InputError, match="clips of 6 frames.*built for 5"):
         train.prepare(tiny(model__frames=6), sample_shards)
-
-
-def test_targets_that_are_points_are_refused(sample_shards, monkeypatch):
-    from irstd.data.windows import Windows
-
-    plain = Windows.targets
-
-    def points(self, number):
-        found = plain(self, number)
-        for entry in found["frames"]:
-            entry["boxes"] = []
-        return found
-
-    monkeypatch.setattr(Windows, "targets", points)
-    with pytest.raises(InputError, match="sample/.*targets are points, and bp-fpn learns from boxes"):
-        train.prepare(tiny(), sample_shards)
 
 
 def test_a_flow_is_given_what_differs_from_the_networks_defaults():
