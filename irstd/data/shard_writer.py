@@ -116,6 +116,8 @@ def _targets(chunk: Chunk, annotations: Annotations | None) -> tuple[np.ndarray 
             entry["boxes"] = [[float(v) for v in box] for box in frame.boxes]
             entry["classes"] = list(frame.classes)
             entry["points"] = [[float(v) for v in point] for point in frame.points]
+            if len(frame.ignore):
+                entry["ignore"] = frame.ignore.tolist()
             if masks is not None and frame.mask is not None:
                 masks[row] = rle.decode(frame.mask, sequence.height, sequence.width)
         entries.append(entry)

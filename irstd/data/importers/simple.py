@@ -18,6 +18,8 @@ from irstd.data.stills import is_still
 from irstd.data.video import is_video
 
 NAME = "simple"
+COVERS: tuple[str, ...] = ()
+STRANGE = {".json", ".xml", ".mat"}  # suffixes that labels of other formats have
 
 # (listing, path of the recording without its suffix, options) -> how to make its targets, or None.
 Labels = Callable[[Listing, PurePosixPath, Options], Annotate | None]
@@ -44,6 +46,8 @@ def read(listing: Listing, list_name: str | None = None) -> Found:
     used = {c.recording.parent / f"{_stem(c.recording, c.folder is not None)}.csv" for c in candidates}
     if idle := [path for path in listing.files if path.suffix.lower() == ".csv" and path not in used]:
         messages.append(f"not read, no recording of that name beside it: {some(idle)}")
+    if strange := [path for path in listing.files if path.suffix.lower() in STRANGE]:
+        messages.append(f"not read, labels of no known format (irstd ingest --format names them): {some(strange)}")
     return Found(candidates, messages=messages)
 
 
@@ -98,8 +102,8 @@ def _csv(listing: Listing, stem: PurePosixPath, said: Options) -> Annotate | Non
 
     def annotate(frames: int, height: int, width: int) -> Annotations:
         where = str(path)
-        rows = read_table(listing.path(path), where)
-        found = Annotations.build(rows, frames, where, others_labelled=not said.listed)
-        return found.validate(frames, height, width, where)
+        table = read_table(listing.path(path), where)
+        found = Annotations.build(table.rows, frames, where, others_labelled=not said.listed)
+        return found.validate(frames, height, width, where, table.lines)
 
     return annotate
