@@ -25,11 +25,9 @@ from irstd.errors import InputError
 
 Box = tuple[float, float, float, float]
 
-_COLLECTION = re.compile(
-    r"\.|(?:images?|imgs?|jpegimages|pngimages|all|unlabelled|unlisted|gate|train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)"
-    r"(?:(?:19|20)\d\d)?",
-    re.IGNORECASE,
-)
+_SPLITS = r"(?:unlabelled|unlisted|gate|train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)(?:(?:19|20)\d\d)?"
+_SPLIT = re.compile(_SPLITS, re.IGNORECASE)
+_COLLECTION = re.compile(rf"images?|imgs?|jpegimages|pngimages|all|{_SPLITS}", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+)(?!.*\d)")
 
 
@@ -137,9 +135,10 @@ def sequences(
         if is_still(path):
             folders.setdefault(path.parent, []).append(path)
     listed = {path.parent for path in labels.images}
-    beside = {folder.parent for folder in listed if not (stills and _collects(folder))}
+    # A folder beside those that are listed is a sequence without labels; others are something else.
+    beside = {_level(folder) for folder in listed if not (stills and _collects(folder))}
     left: list[PurePosixPath] = []
-    names = _names(listing, [f for f in folders if f in listed or f.parent in beside], stills)
+    names = _names(listing, [f for f in folders if f in listed or (f.parts and _level(f) in beside)], stills)
     candidates: list[Candidate] = []
     for folder, files in folders.items():
         if folder not in names:
@@ -212,6 +211,11 @@ def annotate(labels: Labels, files: list[PurePosixPath], where: str) -> Annotate
         return Annotations(found, masks, note(grey)).validate(frames, height, width, where, lines)
 
     return make
+
+
+def _level(folder: PurePosixPath) -> tuple[str, ...]:
+    """The folder above, whatever the split that folders on the way are named for."""
+    return tuple(part for part in folder.parts[:-1] if not _SPLIT.fullmatch(part))
 
 
 def _collects(folder: PurePosixPath) -> bool:

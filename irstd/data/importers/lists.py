@@ -9,15 +9,15 @@ from pathlib import PurePosixPath
 from irstd.errors import InputError, nearest
 
 _PART = re.compile(
-    r"(?:^|(?<=[_\-. ]))(trainval|train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?|gate)(?:(?:19|20)\d\d)?(?=$|[_\-. ])",
+    r"(?:^|(?<=[_\-. ]))(trainval|train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?|gate|unlisted)(?:(?:19|20)\d\d)?(?=$|[_\-. ])",
     re.IGNORECASE,
 )
-_SPLITS = {"tra": "train", "val": "val", "tes": "test", "gat": "gate"}
+_SPLITS = {"tra": "train", "val": "val", "tes": "test", "gat": "gate", "unl": "unlisted"}
 
 
 def part_of(name: str) -> tuple[str | None, str]:
     """(split, the rest) of a name: "coco_train_DAUB" -> ("train", "coco_DAUB"); trainval counts as train."""
-    match = _PART.search(name)
+    match = next(reversed(list(_PART.finditer(name))), None)
     if not match:
         return None, name
     pieces = (name[: match.start()].strip("_-. "), name[match.end() :].strip("_-. "))
