@@ -61,17 +61,13 @@ def labels(out: Path, set_name: str, items: list[Item]) -> list[str]:
 
 
 def _annotation(key: int, image: int, box: list[float], category: int, crowd: int, segment: Any) -> dict[str, Any]:
-    area = box[2] * box[3]
-    if isinstance(segment, dict):
-        from pycocotools import mask
-
-        area = float(mask.area(segment))
+    pixels = segment.pop("pixels") if isinstance(segment, dict) else None
     return {
         "id": key,
         "image_id": image,
         "category_id": category,
         "bbox": box,
-        "area": area,
+        "area": box[2] * box[3] if pixels is None else pixels,
         "iscrowd": crowd,
         "segmentation": segment,
     }
@@ -103,5 +99,7 @@ def _segments(frame: FrameTargets, height: int, width: int) -> tuple[list[Any], 
             found.append([])
             continue
         encoded = mask.encode(np.asfortranarray(part_HW, np.uint8))
-        found.append({"size": [height, width], "counts": encoded["counts"].decode("ascii")})
+        found.append(
+            {"size": [height, width], "counts": encoded["counts"].decode("ascii"), "pixels": int(part_HW.sum())}
+        )
     return found, int(((mask_HW > 0) & ~taken_HW).sum())

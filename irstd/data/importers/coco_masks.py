@@ -1,4 +1,4 @@
-"""Segmentations of COCO files: polygons and run lengths, made masks by pycocotools, as the format defines them."""
+"""Segmentations of COCO files: run lengths, and polygons, which pycocotools fills as the format defines it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from irstd.data import rle
 from irstd.data.importers.masks import Masked
 from irstd.errors import InputError
 
@@ -44,8 +45,6 @@ def masked(segments: list[Any], where: str) -> Masked:
 
 
 def _decode(segment: Any, height: int, width: int, where: str) -> np.ndarray:
-    from pycocotools import mask as coco
-
     if isinstance(segment, dict):
         if list(segment.get("size", [])) != [height, width]:
             raise InputError(
@@ -53,23 +52,41 @@ def _decode(segment: Any, height: int, width: int, where: str) -> np.ndarray:
                 "encode it at the image's size"
             )
         counts = segment.get("counts")
-        if isinstance(counts, list):
-            if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != height * width:
-                raise InputError(f"{where}: the run lengths of a segmentation do not fill the image: encode it again")
-            values = np.arange(len(counts)) % 2
-            return np.repeat(values, counts).astype(bool).reshape((height, width), order="F")
-        try:
-            found = coco.decode({"size": [height, width], "counts": counts})
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise InputError(f"{where}: a segmentation cannot be decoded: encode it again") from None
-        return np.asarray(found, bool)
-    for polygon in segment:
-        if not (
-            isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 and all(map(_finite, polygon))
-        ):
-            raise InputError(f"{where}: a polygon is no list of three or more points x, y: correct the segmentation")
-    merged = coco.merge(coco.frPyObjects(segment, height, width))
-    return np.asarray(coco.decode(merged), bool)
+    else:
+        from pycocotools import mask
+
+        for polygon in segment:
+            good = isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
+            if not (good and all(map(_finite, polygon))):
+                raise InputError(
+                    f"{where}: a polygon is no list of three or more points x, y: correct the segmentation"
+                )
+        counts = mask.merge(mask.frPyObjects(segment, height, width))["counts"].decode("ascii")
+    runs = unpack(counts) if isinstance(counts, str) else counts
+    try:
+        return rle.decode(runs, height, width).astype(bool)
+    except (ValueError, TypeError, OverflowError):
+        raise InputError(f"{where}: the run lengths of a segmentation do not fill the image: encode it again") from None
+
+
+def unpack(text: str) -> list[int]:
+    """Run lengths from COCO's text for them.
+
+    A number is written in groups of five bits, lowest first, as characters from "0" on; the sixth bit says that another
+    group follows, and the highest of the last group is the sign. From the fourth on, numbers are the difference to the
+    one two places before.
+    """
+    runs: list[int] = []
+    value, shift = 0, 0
+    for character in text:
+        bits = ord(character) - ord("0")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (1 << shift) if bits & 16 else 0
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value, shift = 0, 0
+    return runs
 
 
 def _finite(value: Any) -> bool:

@@ -109,6 +109,10 @@ class Labels:
         self.images[path] = Targets(where, split)
         return self.images[path]
 
+    def split(self, path: PurePosixPath) -> str | None:
+        """The split that a list gives the image."""
+        return self.images[path].split if path in self.images else None
+
 
 def sequences(
     listing: Listing,
@@ -175,7 +179,7 @@ def _candidate(
 ) -> Candidate:
     own = folder if folder is not None and folder.parts else None
     said = options(listing, own or files[0], own.name if own else files[0].stem)
-    split = next((labels.images[file].split for file in files if file in labels.images), None)
+    split = next(filter(None, map(labels.split, files)), None)
     return Candidate(
         name=name,
         files=tuple(files),
@@ -245,7 +249,6 @@ def _stretches(
     """Cut the frames of a folder where no clip may cross."""
     numbers = [_numbered(path.stem) for path in files]
     found = [[files[0]]]
-    split = labels.images[files[0]].split if files[0] in labels.images else None
     known = [each for each in numbers if each]
     if len(known) == len(files):
         seen: dict[tuple[str, int], PurePosixPath] = {}
@@ -256,18 +259,20 @@ def _stretches(
         steps = Counter(b[1] - a[1] for a, b in zip(known, known[1:], strict=False) if a[0] == b[0])
         step = steps.most_common(1)[0][0] if steps else 1
     jumps = []
+    split = labels.split(files[0])
     for index in range(1, len(files)):
-        now = labels.images[files[index]].split if files[index] in labels.images else split
-        cut = split is not None and now != split
-        split = now
+        now, anew = labels.split(files[index]), False
         if len(known) == len(files):
             (before, a), (after, b) = known[index - 1], known[index]
             if before != after or b - a != step:
                 jumps.append(f"{files[index - 1].name} to {files[index].name}")
-                cut = True
-            cut = cut or bool(reset and a // reset != b // reset)
-        if cut:
+                anew = True
+            anew = anew or bool(reset and a // reset != b // reset)
+        # A frame that no list names goes with those before it.
+        if anew or (split and now and now != split):
             found.append([])
+            split = None
+        split = now or split
         found[-1].append(files[index])
     if jumps:
         messages.append(f"{folder}: frame numbers jump ({some(jumps)}): cut there, since no clip may cross a gap")

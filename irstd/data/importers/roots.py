@@ -20,9 +20,11 @@ class Roots:
     def __init__(self, listing: Listing, key: Callable[[PurePosixPath], str] = lambda path: path.name) -> None:
         self._key = key
         self._named: dict[str, list[PurePosixPath]] = {}
+        self._at: dict[tuple[PurePosixPath, str], PurePosixPath] = {}
         for path in listing.files:
             if is_still(path):
                 self._named.setdefault(key(path), []).append(path)
+                self._at.setdefault((path.parent, key(path)), path)
         self._folders: dict[tuple[str, ...], PurePosixPath] = {}
 
     def find(self, written: str, where: str, split: str | None = None, *, bare: bool = False) -> PurePosixPath:
@@ -35,12 +37,10 @@ class Roots:
         if ".." in parts:
             raise InputError(f"{where}: {written!r} has '..' in it: write the path from the folder of the set")
         name = self._key(PurePosixPath(parts[-1])) if parts else ""
-        named = self._named.get(name, [])
         known = self._folders.get((*parts[:-1], split or ""))
-        for path in named if known is not None else ():
-            if path.parent == known:
-                return path
-        scored = [(_common(parts[:-1], path.parent.parts), path) for path in named]
+        if known is not None and (known, name) in self._at:
+            return self._at[known, name]
+        scored = [(_common(parts[:-1], path.parent.parts), path) for path in self._named.get(name, [])]
         best = max((score for score, _ in scored), default=0)
         # A tail of the name alone is not enough to tell data5/0.bmp from data6/0.bmp.
         fits = [path for score, path in scored if score == best and (score or bare or len(parts) == 1 or _top(path))]
