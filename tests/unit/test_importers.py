@@ -235,7 +235,9 @@ def test_matlab_objects_give_what_the_tables_give(tmp_path: Path) -> None:
             shutil.copy(path, tmp_path / "Video_IR")
         else:
             (tmp_path / "Video_IR" / path.name).touch()
-    count = {row["video"]: int(row["frames"]) for row in csv.DictReader((folder / "videos.csv").open())}
+    count = {
+        row["video"]: int(row["frames"]) for row in csv.DictReader((folder / "videos.csv").read_text().splitlines())
+    }
     tables, objects = by_name(found_in(folder)[1]), by_name(found_in(tmp_path)[1])
     assert len(objects) == 49 and set(objects) == set(tables)
     for name, candidate in objects.items():
