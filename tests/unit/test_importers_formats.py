@@ -409,5 +409,9 @@ def test_two_formats_at_once_are_the_users_to_choose(tmp_path: Path) -> None:
 def test_labels_that_nobody_reads_are_named(tmp_path: Path) -> None:
     images(tmp_path, "s/0.png")
     text(tmp_path / "labels.json", "{}")
+    text(tmp_path / "s/0.txt", "97 118 105 126 0")  # as DMIST has them beside its lists: no YOLO
+    text(tmp_path / "README.txt", "frames of a day")
     _, found = found_in(tmp_path)
-    assert found.messages == ["not read, labels of no known format (irstd ingest --format names them): labels.json"]
+    assert found.messages == [
+        "not read, labels of no known format (irstd ingest --format names them): labels.json, s/0.txt"
+    ]

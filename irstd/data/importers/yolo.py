@@ -35,7 +35,10 @@ def recognise(listing: Listing) -> str | None:
         with listing.path(label).open("rb") as file:
             line = next((line for line in file.read(4096).splitlines() if line.strip()), b"")
         if line:
-            good = _LINE.fullmatch(line.removeprefix(b"\xef\xbb\xbf"))
+            good = _LINE.fullmatch(line := line.removeprefix(b"\xef\xbb\xbf"))
+            # Beside images lie labels of other formats too, in pixels; in labels/ pixels are a mistake to be told of.
+            if good and "labels" not in label.parts:
+                good = max(map(float, line.split()[1:])) <= SLACK
             return f"{len(pairs)} label files `class cx cy w h`, such as {label}" if good else None
     there = len(pairs) > 0 and any(path.parts[0] == "labels" or "labels" in path.parts for path in pairs.values())
     return f"{len(pairs)} empty label files in labels/" if there else None
