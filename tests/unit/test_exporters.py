@@ -153,6 +153,11 @@ def test_masks_in_coco() -> None:
     annotations = Annotations([*found, FrameTargets(6, True, mask=[HEIGHT * WIDTH])], masks=True)
     assert sum(len(frame.boxes) for frame in found) > 20
     same(back(FORMATS["coco"], [item("s", annotations)])["s"][1], annotations)
+    points = sum(len(frame.points) for frame in found)
+    for name in ("mot", "yolo"):
+        with tempfile.TemporaryDirectory() as folder:
+            said = FORMATS[name].labels(Path(folder), "set", [item("s", annotations)])
+        assert said[0] == f"masks of 1 sequences and {points} points are left out: {name.upper()} holds boxes"
 
 
 # -- whole sets -------------------------------------------------------------------------------------------------------

@@ -113,6 +113,13 @@ def test_no_clip_crosses_a_gap_or_a_change_of_split(tmp_path: Path) -> None:
     assert {c.group for c in found_in(tmp_path)[1].candidates} == {"s"}  # no split may come between them
 
 
+def test_names_that_do_not_count_frames_cut_nothing(tmp_path: Path) -> None:
+    names = [f"day 2024-05-01 12-00-{i:02d}.{i * i:03d}.png" for i in range(8)]
+    images(tmp_path, *(f"s/{name}" for name in names))
+    text(tmp_path / "l.txt", f"/a/s/{names[3]} 1,2,3,4,0\n")
+    assert state(got(one(found_in(tmp_path)[1]))) == "uuutuuuu"
+
+
 def test_nnlab_real_list() -> None:
     _, found = found_in(shared("atr"))
     targets = labels(one(found), 100, 256, 256)

@@ -51,6 +51,16 @@ def need_boxes(items: Iterable[Item], format: str) -> None:
                 )
 
 
+def lost(items: Iterable[Item], format: str) -> list[str]:
+    """What is said of masks and points, which a format of boxes leaves out."""
+    items = list(items)
+    masks = sum(item.annotations.masks for item in items)
+    points = sum(len(frame.points) for item in items for frame in item.annotations.frames)
+    found = [f"masks of {masks} sequences"] if masks else []
+    found += [f"{points} points"] if points else []
+    return [f"{' and '.join(found)} are left out: {format} holds boxes"] if found else []
+
+
 def decimal(value: float) -> str:
     """Up to four digits, as the canonical labels have them, without zeros at the end."""
     return f"{value:.4f}".rstrip("0").rstrip(".")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from irstd.data.exporters.base import Item, class_names, decimal, need_boxes
+from irstd.data.exporters.base import Item, class_names, decimal, lost, need_boxes
 from irstd.data.sequence import Sequence
 from irstd.errors import InputError
 
@@ -61,7 +61,8 @@ def labels(out: Path, set_name: str, items: list[Item]) -> list[str]:
     for benchmark, sequences in maps.items():
         text = "".join(f"{line}\n" for line in ["name", *sequences])
         (out / "seqmaps" / f"{benchmark}.txt").write_text(text, encoding="utf-8")
-    return ["track ids are positions in the frame: the labels know no tracks"] if several else []
+    tracks = ["track ids are positions in the frame: the labels know no tracks"] if several else []
+    return lost(items, "MOT") + tracks
 
 
 def _benchmark(item: Item) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from irstd.data.exporters.base import Item, class_names, need_boxes
+from irstd.data.exporters.base import Item, class_names, lost, need_boxes
 
 NAME = "yolo"
 DIGITS = 10  # of a fraction: 16,384 pixels times its rounding is far below the labels' own
@@ -53,7 +53,8 @@ def labels(out: Path, set_name: str, items: list[Item]) -> list[str]:
     tree = {split or "train": f"images/{split}" if split else "images" for split in sorted(found, key=str)}
     tree |= {"names": dict(enumerate(names))}
     (out / "data.yaml").write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    messages = [f"{left} frames are left out, unlabelled or with ignore boxes: YOLO holds neither"] if left else []
+    messages = lost(items, "YOLO")
+    messages += [f"{left} frames are left out, unlabelled or with ignore boxes: YOLO holds neither"] if left else []
     return messages + ([f"{clipped} boxes are clipped to the image"] if clipped else [])
 
 

@@ -8,8 +8,6 @@ frame that has no entry is unlabelled.
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -18,17 +16,13 @@ import numpy as np
 from irstd.data import rle
 from irstd.data.annotations import DEFAULT_CLASS, Annotations, FrameTargets
 from irstd.data.importers.base import Annotate, Candidate, Found, Listing, options, some
+from irstd.data.importers.folders import collects, level, names_of, stretches
 from irstd.data.importers.masks import Masked, frame_of, note
 from irstd.data.splits import UNLISTED
 from irstd.data.stills import is_still
 from irstd.errors import InputError
 
 Box = tuple[float, float, float, float]
-
-_SPLITS = r"(?:unlabelled|unlisted|gate|train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)(?:(?:19|20)\d\d)?"
-_SPLIT = re.compile(_SPLITS, re.IGNORECASE)
-_COLLECTION = re.compile(rf"images?|imgs?|jpegimages|pngimages|all|{_SPLITS}", re.IGNORECASE)
-_NUMBER = re.compile(r"(\d+)(?!.*\d)")
 
 
 @dataclass
@@ -140,14 +134,14 @@ def sequences(
             folders.setdefault(path.parent, []).append(path)
     listed = {path.parent for path in labels.images}
     # A folder beside those that are listed is a sequence without labels; others are something else.
-    beside = {_level(folder) for folder in listed if not (stills and _collects(folder))}
+    beside = {level(folder) for folder in listed if not (stills and collects(folder))}
     left: list[PurePosixPath] = []
-    names = _names(listing, [f for f in folders if f in listed or (f.parts and _level(f) in beside)], stills)
+    names = names_of(listing, [f for f in folders if f in listed or (f.parts and level(f) in beside)], stills)
     candidates: list[Candidate] = []
     for folder, files in folders.items():
         if folder not in names:
             left.append(folder)
-        elif stills and _collects(folder):
+        elif stills and collects(folder):
             if len(files) > 1:
                 said.append(
                     f"{len(files)} images lie in {folder}: each is a sequence of one frame (as one sequence: put them "
@@ -158,7 +152,7 @@ def sequences(
                 for file in files
             ]
         else:
-            parts = _stretches(folder, files, labels, reset, said)
+            parts = stretches(folder, files, labels.split, reset, said)
             group = names[folder] if len(parts) > 1 and not published else None
             for part in parts:
                 name = names[folder] + (f"/{part[0].stem}" if len(parts) > 1 else "")
@@ -217,68 +211,8 @@ def annotate(labels: Labels, files: list[PurePosixPath], where: str) -> Annotate
     return make
 
 
-def _level(folder: PurePosixPath) -> tuple[str, ...]:
-    """The folder above, whatever the split that folders on the way are named for."""
-    return tuple(part for part in folder.parts[:-1] if not _SPLIT.fullmatch(part))
-
-
-def _collects(folder: PurePosixPath) -> bool:
-    return not folder.parts or bool(_COLLECTION.fullmatch(folder.name))
-
-
 def _val_is_test(labels: Labels) -> bool:
     """Lists of the moving-target sets call their test sequences val."""
     splits = {targets.split for targets in labels.images.values()}
     val = [path for path, targets in labels.images.items() if targets.split == "val"]
     return "test" not in splits and bool(val) and all("test" in path.parts for path in val)
-
-
-def _names(listing: Listing, folders: list[PurePosixPath], stills: bool) -> dict[PurePosixPath, str]:
-    """{folder: name}: without the parts that merely collect, where what is left tells them apart."""
-    short = {}
-    for folder in folders:
-        parts = [part for part in folder.parts if not _COLLECTION.fullmatch(part)]
-        short[folder] = "/".join(parts) or ("" if stills and _collects(folder) else folder.name or listing.root.name)
-    counts = Counter(short.values())
-    return {folder: name if counts[name] == 1 else folder.as_posix() for folder, name in short.items()}
-
-
-def _stretches(
-    folder: PurePosixPath, files: list[PurePosixPath], labels: Labels, reset: int | None, messages: list[str]
-) -> list[list[PurePosixPath]]:
-    """Cut the frames of a folder where no clip may cross."""
-    numbers = [_numbered(path.stem) for path in files]
-    found = [[files[0]]]
-    known = [each for each in numbers if each]
-    if len(known) == len(files):
-        seen: dict[tuple[str, int], PurePosixPath] = {}
-        for path, key in zip(files, known, strict=True):
-            if key in seen:
-                raise InputError(f"{seen[key]} and {path.name}: both are frame {key[1]}: remove one of them")
-            seen[key] = path
-        steps = Counter(b[1] - a[1] for a, b in zip(known, known[1:], strict=False) if a[0] == b[0])
-        step = steps.most_common(1)[0][0] if steps else 1
-    jumps = []
-    split = labels.split(files[0])
-    for index in range(1, len(files)):
-        now, anew = labels.split(files[index]), False
-        if len(known) == len(files):
-            (before, a), (after, b) = known[index - 1], known[index]
-            if before != after or b - a != step:
-                jumps.append(f"{files[index - 1].name} to {files[index].name}")
-                anew = True
-            anew = anew or bool(reset and a // reset != b // reset)
-        # A frame that no list names goes with those before it.
-        if anew or (split and now and now != split):
-            found.append([])
-            split = None
-        split = now or split
-        found[-1].append(files[index])
-    if jumps:
-        messages.append(f"{folder}: frame numbers jump ({some(jumps)}): cut there, since no clip may cross a gap")
-    return found
-
-
-def _numbered(stem: str) -> tuple[str, int] | None:
-    match = _NUMBER.search(stem)
-    return (stem[: match.start()] + "#" + stem[match.end() :], int(match[1])) if match else None
