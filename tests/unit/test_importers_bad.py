@@ -253,6 +253,10 @@ BAD: dict[str, tuple[Build, str]] = {
     "coco crowd outside": (annotated(bbox=[40, 1, 2, 3], iscrowd=1), r"images\[0\]: frame 0: ignore .* wholly outside"),
     "coco no categories": (lambda r: coco(r, categories=None), r"'categories' is missing, or no list of objects"),
     "coco unknown category": (annotated(category_id=5), r"\(id 1\): category_id 5 is not in 'categories': add it"),
+    "coco other folder": (
+        listed("images/train/data6/0.bmp"),
+        r"images\[0\]: names 'images/train/data6/0\.bmp', and no image \.\.\./data6/0\.bmp is in the source",
+    ),
     "coco missing file": (
         listed("images/train/data5/9.bmp"),
         r"images\[0\]: names '.*9\.bmp', and no image .* in the source",
@@ -321,6 +325,14 @@ BAD: dict[str, tuple[Build, str]] = {
     # MOT
     "mot frame 0": (mot("0,1,1,1,2,2,1,1,1\n"), r"^s/gt/gt\.txt: line 1: frame 0, and the sequence has frames 1 to 3"),
     "mot beyond": (mot("1,1,1,1,2,2\n4,1,1,1,2,2\n"), r"line 2: frame 4, and the sequence has frames 1 to 3"),
+    "mot gap": (
+        lambda r: (mot("3,1,1,1,2,2\n")(r), (r / "s/img1/000002.png").unlink()),
+        r"^s/img1/000001\.png: the next frame is 3, and gt\.txt counts every one: complete the frames",
+    ),
+    "voc other folder": (
+        lambda r: (voc("<annotation/>")(r), text(r / "Annotations/seq9/a.xml", XML.format(name="a", objects=""))),
+        r"^Annotations/seq9/a\.xml: names .* no image \.\.\./seq9/a\.xml is in the source",
+    ),
     "mot twice": (mot("1,1,1,1,2,2\n1,1,3,3,2,2\n"), r"line 2: frame 1 has id 1 in line 1 too"),
     "mot nan": (mot("1,1,nan,1,2,2\n"), r"line 1: a coordinate is 'nan', not finite"),
     "mot negative": (mot("1,1,1,1,-2,2\n"), r"line 1: box .* has a negative size"),

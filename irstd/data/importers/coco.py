@@ -78,7 +78,7 @@ def _images(
             raise InputError(f"{where}: has no id, or no file_name: give both")
         if entry["id"] in found:
             raise InputError(f"{where}: id {entry['id']} is another image's too: number the images anew")
-        image = roots.find(entry["file_name"], where, split, bare=True)
+        image = roots.find(entry["file_name"], where, split)
         targets = labels.image(image, where, split)
         if "width" in entry and "height" in entry:
             targets.size = (number(entry["width"], where, "width"), number(entry["height"], where, "height"))

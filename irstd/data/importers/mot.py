@@ -45,6 +45,7 @@ def read(listing: Listing, list_name: str | None = None) -> Found:
         files = [path for path in listing.files if path.parent == images and is_still(path)]
         if not files:
             raise InputError(f"{folder}: no frames in {images}: complete the set")
+        _whole(files)
         said = options(listing, folder, folder.name) if folder.parts else options(listing, images, "")
         labelled = listing.has(folder / TRUTH)
         if labelled:
@@ -65,6 +66,14 @@ def read(listing: Listing, list_name: str | None = None) -> Found:
         )
     messages = [f"{labels.thin} boxes without extent: taken as ignore boxes of 1 px"] if labels.thin else []
     return Found(_apart(candidates), published, messages)
+
+
+def _whole(files: list[PurePosixPath]) -> None:
+    """`InputError` where a number is missing: gt.txt counts by the files' numbers, so all after it would be shifted."""
+    numbers = [int(path.stem) for path in files if path.stem.isdecimal()]
+    for before, after, path in zip(numbers, numbers[1:], files, strict=False):
+        if len(numbers) == len(files) and after != before + 1:
+            raise InputError(f"{path}: the next frame is {after}, and gt.txt counts every one: complete the frames")
 
 
 def _apart(candidates: list[Candidate]) -> list[Candidate]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from irstd.data.importers.base import Listing, some
+from irstd.data.importers.folders import collects
 from irstd.data.importers.lists import split_in
 from irstd.data.stills import is_still
 from irstd.errors import InputError
@@ -30,8 +31,8 @@ class Roots:
     def find(self, written: str, where: str, split: str | None = None, *, bare: bool = False) -> PurePosixPath:
         """The image that shares the longest tail with `written`, folder and name at the least.
 
-        `split` decides between images alike, by a folder named for it. `bare`: the name alone will do. `InputError`
-        where there is none, or more than one.
+        The name alone will do where `bare` says so, or the folder written says nothing (`images/`, `train/`). `split`
+        decides between images alike, by a folder named for it. `InputError` where there is none, or more than one.
         """
         parts = tuple(part for part in written.replace("\\", "/").split("/") if part not in ("", "."))
         if ".." in parts:
@@ -43,7 +44,8 @@ class Roots:
         scored = [(_common(parts[:-1], path.parent.parts), path) for path in self._named.get(name, [])]
         best = max((score for score, _ in scored), default=0)
         # A tail of the name alone is not enough to tell data5/0.bmp from data6/0.bmp.
-        fits = [path for score, path in scored if score == best and (score or bare or len(parts) == 1 or _top(path))]
+        bare = bare or len(parts) == 1 or (len(parts) > 1 and collects(PurePosixPath(parts[-2])))
+        fits = [path for score, path in scored if score == best and (score or bare or _top(path))]
         if len(fits) > 1:
             fits = [path for path in fits if split and split_in(path) == split] or fits
         if not fits:

@@ -21,6 +21,7 @@ from irstd.errors import InputError
 
 NAME = "voc"
 COVERS: tuple[str, ...] = ()
+FOLDERS = {"annotations", "annotation", "bbox", "bboxes", "xml", "xmls"}  # whose names say nothing of their images
 
 
 def recognise(listing: Listing) -> str | None:
@@ -44,7 +45,7 @@ def read(listing: Listing, list_name: str | None = None) -> Found:
         if tree.tag != "annotation":
             messages.append(f"not read, no annotation: {path}")
             continue
-        image = roots.find((path.parent / f"{path.stem}.xml").as_posix(), str(path), bare=True)
+        image = roots.find(path.as_posix(), str(path), bare=path.parent.name.lower() in FOLDERS or len(path.parts) < 3)
         targets = labels.image(image, str(path), split_of.get(path.stem))
         targets.size = _size(tree, str(path))
         for line, entry in enumerate(tree.all("object")):
