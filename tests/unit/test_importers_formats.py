@@ -192,6 +192,15 @@ def test_coco_splits_and_names_without_folders(tmp_path: Path) -> None:
     assert any("2 images lie in train2017: each is a sequence of one frame" in each for each in found.messages)
 
 
+def test_coco_images_of_several_sizes_are_no_sequence(tmp_path: Path) -> None:
+    images(tmp_path, "mixed/1.png", "mixed/3.png")
+    write_image(tmp_path / "mixed/2.png", IMAGE[:20])
+    sizes = {1: 24, 2: 20, 3: 24}
+    listed = [{"id": i, "file_name": f"mixed/{i}.png", "width": 32, "height": h} for i, h in sizes.items()]
+    text(tmp_path / "a.json", json.dumps({"images": listed, "annotations": [], "categories": []}))
+    assert [c.name for c in found_in(tmp_path)[1].candidates] == ["mixed/1", "mixed/2", "mixed/3"]
+
+
 def test_coco_without_annotations_is_unlabelled(tmp_path: Path) -> None:
     coco(tmp_path, annotations=[], categories=None)
     path = tmp_path / "annotations/instances.json"

@@ -133,15 +133,16 @@ def sequences(
         if is_still(path):
             folders.setdefault(path.parent, []).append(path)
     listed = {path.parent for path in labels.images}
+    loose = {folder for folder in listed if stills and (collects(folder) or _sizes(labels, folders[folder]) > 1)}
     # A folder beside those that are listed is a sequence without labels; others are something else.
-    beside = {level(folder) for folder in listed if not (stills and collects(folder))}
+    beside = {level(folder) for folder in listed - loose}
     left: list[PurePosixPath] = []
     names = names_of(listing, [f for f in folders if f in listed or (f.parts and level(f) in beside)], stills)
     candidates: list[Candidate] = []
     for folder, files in folders.items():
         if folder not in names:
             left.append(folder)
-        elif stills and collects(folder):
+        elif folder in loose:
             if len(files) > 1:
                 said.append(
                     f"{len(files)} images lie in {folder}: each is a sequence of one frame (as one sequence: put them "
@@ -209,6 +210,11 @@ def annotate(labels: Labels, files: list[PurePosixPath], where: str) -> Annotate
         return Annotations(found, masks, note(grey)).validate(frames, height, width, where, lines)
 
     return make
+
+
+def _sizes(labels: Labels, files: list[PurePosixPath]) -> int:
+    """How many sizes the label files state of these images: a recording has one."""
+    return len({labels.images[file].size for file in files if file in labels.images and labels.images[file].size})
 
 
 def _val_is_test(labels: Labels) -> bool:
