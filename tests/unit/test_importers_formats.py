@@ -422,12 +422,10 @@ def test_two_formats_at_once_are_the_users_to_choose(tmp_path: Path) -> None:
     assert got(one(found_in(tmp_path, "nnlab")[1])).frames[0].boxes.tolist() == [[1, 2, 2, 2]]
 
 
-def test_labels_that_nobody_reads_are_named(tmp_path: Path) -> None:
+def test_numbers_beside_images_are_no_yolo_where_they_are_pixels(tmp_path: Path) -> None:
+    """As DMIST has them beside its lists; in labels/ they are a mistake to be told of."""
     images(tmp_path, "s/0.png")
-    text(tmp_path / "labels.json", "{}")
-    text(tmp_path / "s/0.txt", "97 118 105 126 0")  # as DMIST has them beside its lists: no YOLO
-    text(tmp_path / "README.txt", "frames of a day")
-    _, found = found_in(tmp_path)
-    assert found.messages == [
-        "not read, labels of no known format (irstd ingest --format names them): labels.json, s/0.txt"
-    ]
+    text(tmp_path / "s/0.txt", "97 118 105 126 0")
+    assert found_in(tmp_path)[0].startswith("format simple")
+    text(tmp_path / "s/0.txt", "0 .5 .5 .25 .25")
+    assert found_in(tmp_path)[0].startswith("format yolo")

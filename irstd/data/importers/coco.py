@@ -37,7 +37,7 @@ def json_files(listing: Listing) -> list[PurePosixPath]:
     found = []
     for path in listing.files:
         if path.suffix.lower() == ".json" and not path.name.endswith(".annotations.json"):
-            with listing.path(path).open("rb") as file:
+            with (listing.root / path).open("rb") as file:
                 head = file.read(HEAD).replace(b"\0", b"")  # UTF-16 shows itself too
             if _KEYS.search(head):
                 found.append(path)

@@ -7,6 +7,7 @@ same as the lists, are not read. Source: TDCNet (IVPLabs), README and `dataloade
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from irstd.data.importers import coco, mirsdt, nnlab
@@ -30,7 +31,7 @@ def recognise(listing: Listing) -> str | None:
 def read(listing: Listing, list_name: str | None = None) -> Found:
     """A candidate for each stretch of 50 frames. `InputError` where lists or masks do not fit the images."""
     kept = [path for path in listing.files if not is_still(path) or path.parts[0] == IMAGES]
-    images = Listing(listing.root, tuple(kept))
+    images = replace(listing, files=tuple(kept))
     name, labels, messages = (
         nnlab.read_lists(images, list_name) if nnlab.list_files(images) else (None, Labels(), ["no lists are here"])
     )

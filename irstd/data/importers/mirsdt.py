@@ -7,6 +7,7 @@ R. Li et al., "Direction-coded temporal U-shape module for multiframe infrared s
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from irstd.data.importers import lists
@@ -42,7 +43,7 @@ def read(listing: Listing, list_name: str | None = None) -> Found:
     for path, split in chosen.items():
         _give(listing, path, split, folders, labels)
     kept = [path for path in listing.files if not (is_still(path) and path.parent.name != IMAGES)]
-    return sequences(Listing(listing.root, tuple(kept)), labels, name, stills=False, messages=messages)
+    return sequences(replace(listing, files=tuple(kept)), labels, name, stills=False, messages=messages)
 
 
 def _folders(listing: Listing) -> list[PurePosixPath]:

@@ -87,7 +87,7 @@ def _add(targets: Targets, text: str, where: str, names: list[str]) -> bool:
 
 
 def _sniff(listing: Listing, path: PurePosixPath) -> bool:
-    with listing.path(path).open("rb") as file:
+    with (listing.root / path).open("rb") as file:
         head = file.read(HEAD)
     text = head.decode("utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8", "replace")
     for line in re.split(r"[\r\n]+", text):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from irstd.data.annotations import Annotations
-from irstd.data.importers.base import Annotate, Candidate, Found, Listing, Options, no_list, options, some
+from irstd.data.importers.base import Annotate, Candidate, Found, Listing, Options, no_list, options
 from irstd.data.importers.table import read_table
 from irstd.data.stills import is_still
 
@@ -46,8 +46,7 @@ def read(listing: Listing, list_name: str | None = None) -> Found:
                 fps=said.fps,
             )
         )
-    idle = [p for p in listing.files if p.suffix.lower() == ".csv" and (p.name != FILE or p.parent not in frames)]
-    return Found(candidates, messages=[f"not read: {some(idle)}"] if idle else [])
+    return Found(candidates)
 
 
 def _files(listing: Listing) -> set[PurePosixPath]:

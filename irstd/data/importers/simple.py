@@ -19,8 +19,6 @@ from irstd.data.video import is_video
 
 NAME = "simple"
 COVERS: tuple[str, ...] = ()
-STRANGE = {".json", ".xml", ".mat", ".txt"}  # suffixes that labels of other formats have
-_PROSE = ("readme", "licen", "citation", "notes", "requirements")
 
 # (listing, path of the recording without its suffix, options) -> how to make its targets, or None.
 Labels = Callable[[Listing, PurePosixPath, Options], Annotate | None]
@@ -47,9 +45,6 @@ def read(listing: Listing, list_name: str | None = None) -> Found:
     used = {c.recording.parent / f"{_stem(c.recording, c.folder is not None)}.csv" for c in candidates}
     if idle := [path for path in listing.files if path.suffix.lower() == ".csv" and path not in used]:
         messages.append(f"not read, no recording of that name beside it: {some(idle)}")
-    strange = [path for path in listing.files if path.suffix.lower() in STRANGE]
-    if strange := [path for path in strange if not path.name.lower().startswith(_PROSE)]:
-        messages.append(f"not read, labels of no known format (irstd ingest --format names them): {some(strange)}")
     return Found(candidates, messages=messages)
 
 

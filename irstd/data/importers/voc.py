@@ -7,6 +7,7 @@ empty image, an image without a file is unlabelled, `difficult` objects are igno
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from irstd.data.annotations import DEFAULT_CLASS
@@ -28,7 +29,7 @@ def recognise(listing: Listing) -> str | None:
     """Why this is such a source, or None."""
     files = _xmls(listing)
     for path in files:
-        with listing.path(path).open("rb") as file:
+        with (listing.root / path).open("rb") as file:
             head = file.read(4096).replace(b"\0", b"")
         if b"<annotation" in head or b"<!DOCTYPE" in head:
             return f"{len(files)} XML files, such as {path}"
@@ -67,7 +68,7 @@ def _images(listing: Listing) -> Listing:
     kept = [
         p for p in listing.files if is_still(p) and not any(m in part.lower() for part in p.parts[:-1] for m in masks)
     ]
-    return Listing(listing.root, tuple(kept))
+    return replace(listing, files=tuple(kept))
 
 
 def _splits(listing: Listing, wanted: str | None) -> tuple[str | None, dict[str, str]]:

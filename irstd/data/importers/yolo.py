@@ -32,7 +32,7 @@ def recognise(listing: Listing) -> str | None:
     """Why this is such a source, or None."""
     pairs = _pairs(listing)
     for label in pairs.values():
-        with listing.path(label).open("rb") as file:
+        with (listing.root / label).open("rb") as file:
             line = next((line for line in file.read(4096).splitlines() if line.strip()), b"")
         if line:
             good = _LINE.fullmatch(line := line.removeprefix(b"\xef\xbb\xbf"))
