@@ -293,6 +293,14 @@ BAD: dict[str, tuple[Build, str]] = {
     "coco link": (leaving(lambda r: coco(r), "annotations/instances.json"), r"instances\.json: is a link that leaves"),
     # YOLO
     "yolo nan": (yolo("0 nan .5 .1 .1\n"), r"^labels/s/1\.txt: line 1: a coordinate is 'nan', not finite"),
+    "yolo nan in the first file": (
+        lambda r: (
+            yolo("")(r),
+            text(r / "labels/s/0.txt", "0 nan .5 .1 .1\n"),
+            text(r / "labels/s/1.txt", "0 .5 .5 .1 .1"),
+        ),
+        r"^labels/s/0\.txt: line 1: a coordinate is 'nan', not finite",
+    ),
     "yolo pixels": (yolo("\n0 16 12 4 4\n"), r"line 2: 16 12 4 4 are no fractions of the image: divide"),
     "yolo negative": (yolo("0 .5 .5 -.1 .1\n"), r"line 1: box .* has a negative size"),
     "yolo six": (yolo("0 .5 .5 .1 .1 .9\n"), r"line 1: has 6 numbers: write class cx cy w h"),

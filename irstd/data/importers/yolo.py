@@ -24,6 +24,7 @@ from irstd.errors import InputError
 
 NAME = "yolo"
 COVERS: tuple[str, ...] = ()
+ENOUGH = 50  # label files with content that are looked into: the first may be the damaged one
 SLACK = 1.01  # fractions up to here are rounding; beyond, they are pixels
 _LINE = re.compile(rb"\s*\d+(?:[ \t]+[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?){4,}\s*", re.IGNORECASE)
 
@@ -31,17 +32,23 @@ _LINE = re.compile(rb"\s*\d+(?:[ \t]+[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?){4,}
 def recognise(listing: Listing) -> str | None:
     """Why this is such a source, or None."""
     pairs = _pairs(listing)
+    told = 0
     for label in pairs.values():
         with (listing.root / label).open("rb") as file:
-            line = next((line for line in file.read(4096).splitlines() if line.strip()), b"")
-        if line:
-            good = _LINE.fullmatch(line := line.removeprefix(b"\xef\xbb\xbf"))
-            # Beside images lie labels of other formats too, in pixels; in labels/ pixels are a mistake to be told of.
-            if good and "labels" not in label.parts:
-                good = max(map(float, line.split()[1:])) <= SLACK
-            return f"{len(pairs)} label files `class cx cy w h`, such as {label}" if good else None
-    there = len(pairs) > 0 and any(path.parts[0] == "labels" or "labels" in path.parts for path in pairs.values())
-    return f"{len(pairs)} empty label files in labels/" if there else None
+            line = next((line for line in file.read(4096).splitlines() if line.strip()), b"").removeprefix(
+                b"\xef\xbb\xbf"
+            )
+        good = bool(_LINE.fullmatch(line))
+        # Beside images lie labels of other formats too, in pixels; in labels/ pixels are a mistake to be told of.
+        if good and "labels" not in label.parts:
+            good = max(map(float, line.split()[1:])) <= SLACK
+        told += bool(line)
+        if good:
+            return f"{len(pairs)} label files `class cx cy w h`, such as {label}"
+        if told == ENOUGH:
+            return None
+    empty = not told and any("labels" in label.parts for label in pairs.values())
+    return f"{len(pairs)} empty label files in labels/" if empty else None
 
 
 def read(listing: Listing, list_name: str | None = None) -> Found:
