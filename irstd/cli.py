@@ -99,7 +99,7 @@ def run_flow(
 def ingest(
     source: Annotated[Path | None, typer.Argument(help="a recording, or a folder of recordings and labels")] = None,
     name: Annotated[str | None, typer.Option("--name", help="the set's name: [a-z0-9_-]")] = None,
-    format: Annotated[str, typer.Option("--format", help="auto, simple, native, halmstad, sirst")] = "auto",
+    format: Annotated[str, typer.Option("--format", help="auto, or a name of docs/FORMATS.md")] = "auto",
     bit_depth: Annotated[int | None, typer.Option("--bit-depth", min=1, max=16)] = None,
     group_by: Annotated[
         str | None, typer.Option("--group-by", help="regular expression; its first group names the group")
@@ -117,6 +117,16 @@ def ingest(
         "ingest", source=source, name=name, format=format, bit_depth=bit_depth, group_by=group_by, list_name=list_name,
         licence=licence, update=update, remove=remove, push=push,
     )  # fmt: skip
+
+
+@app.command()
+def export(
+    set: Annotated[str, typer.Argument(metavar="SET", help="a set of data/; irstd list data shows them")],
+    out: Annotated[Path, typer.Option("--out", help="a new folder")],
+    format: Annotated[str, typer.Option("--format", help="coco, mot or yolo")] = "coco",
+) -> None:
+    """Write a set with its labels for other tools, frames as PNG with the sensor's counts."""
+    _call("export", set=set, format=format, out=out)
 
 
 @app.command()

@@ -3,7 +3,8 @@
 One entry for each frame, in order. A *labelled* frame without a target is empty; an *unlabelled* one is unknown.
 Coordinates: pixel (i, j) covers [j, j+1) x [i, i+1). A box is (x, y, w, h) with x, y, x + w, y + h on that plane, so a
 box around pixel (i, j) alone is (j, i, 1, 1). A point names a pixel's centre: the point of that pixel is (j, i).
-A mask is a list of run lengths, column by column, first the count of zeros (see `irstd.data.rle`).
+A mask is a list of run lengths, column by column, first the count of zeros (see `irstd.data.rle`). An *ignore* box is a
+region of which nothing is claimed: neither a target nor background, never scored.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class FrameTargets:
     """The targets of one frame.
 
     `boxes` float64 [N, 4] (x, y, w, h) edges; `classes` N names (default: "target"); `points` float64 [M, 2] (x, y)
-    pixel centres; `mask` run lengths or None. All coordinates are rounded to 4 digits.
+    pixel centres; `mask` run lengths or None; `ignore` float64 [K, 4] boxes that are neither target nor background. All
+    coordinates are rounded to 4 digits.
     """
 
     index: int
@@ -47,11 +49,13 @@ class FrameTargets:
     classes: list[str] = field(default=None)  # type: ignore[assignment]
     points: np.ndarray = field(default=())  # type: ignore[assignment]
     mask: list[int] | None = None
+    ignore: np.ndarray = field(default=())  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
         set_(self, "boxes", _rows(self.boxes, 4))
         set_(self, "points", _rows(self.points, 2))
+        set_(self, "ignore", _rows(self.ignore, 4))
         set_(self, "classes", [DEFAULT_CLASS] * len(self.boxes) if self.classes is None else list(self.classes))
 
     @property
@@ -69,15 +73,21 @@ class FrameTargets:
         }
         if masks and self.labelled:
             found["mask"] = self.mask
+        if len(self.ignore):  # only where there are any: labels without keep the bytes, and the hash, that they had
+            found["ignore"] = self.ignore.tolist()
         return found
 
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """The targets of a sequence: one `FrameTargets` a frame. `masks`: whether every labelled frame has a mask."""
+    """The targets of a sequence: one `FrameTargets` a frame. `masks`: whether every labelled frame has a mask.
+
+    `notes`: what an importer found odd and took all the same; not part of the file.
+    """
 
     frames: list[FrameTargets]
     masks: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def labelled_frames(self) -> int:
@@ -134,10 +144,13 @@ class Annotations:
             raise InputError(f"{where}: frame {min(targets)}: frames are counted from 0; correct the frame number")
         return cls([targets.get(i) or FrameTargets(i, others_labelled) for i in range(frames)], masks)
 
-    def validate(self, frames: int, height: int, width: int, where: str) -> Annotations:
+    def validate(
+        self, frames: int, height: int, width: int, where: str, lines: Mapping[int, str] | None = None
+    ) -> Annotations:
         """Check against the recording's size (frames, and pixels); returns self, or `InputError` naming the frame.
 
         A box that overlaps the frame stays as it came; one wholly outside, without area, or not finite is refused.
+        `lines`: {frame: where its targets are written}, for messages; default `where`.
         """
         if len(self.frames) > frames:
             raise InputError(_too_long(where, len(self.frames) - 1, frames))
@@ -147,8 +160,20 @@ class Annotations:
                 'with "labelled": false where the targets are not known'
             )
         for frame in self.frames:
-            _check(frame, self.masks, height, width, f"{where}: frame {frame.index}")
+            named = (lines or {}).get(frame.index, where)
+            _check(frame, self.masks, height, width, f"{named}: frame {frame.index}")
         return self
+
+    def remarks(self, height: int, width: int) -> tuple[str, ...]:
+        """What is worth saying of labels that were taken: `notes`, and boxes that reach beyond the frame."""
+        boxes = np.concatenate([np.zeros((0, 4)), *(frame.boxes for frame in self.frames if len(frame.boxes))])
+        x, y, w, h = boxes.T
+        beyond = np.maximum.reduce([-x, -y, x + w - width, y + h - height])
+        count = int((beyond > 0).sum())
+        if not count:
+            return self.notes
+        far = f"{count} boxes reach beyond the frame by up to {beyond.max():.4g} px: kept as they came"
+        return (*self.notes, far)
 
 
 def _too_long(where: str, index: int, frames: int) -> str:
@@ -168,7 +193,7 @@ def _frame(entry: Any, index: int, where: str) -> FrameTargets:
     where = f"{where}: frames[{index}]"
     if not isinstance(entry, dict):
         raise InputError(f"{where}: expected a mapping, found {type(entry).__name__}")
-    _only(entry, ("index", "labelled", "boxes", "classes", "points", "mask"), where)
+    _only(entry, ("index", "labelled", "boxes", "classes", "points", "mask", "ignore"), where)
     if entry.get("index") != index:
         raise InputError(f"{where}: index is {entry.get('index')!r}: give one entry a frame, in order, from 0")
     if not isinstance(entry.get("labelled"), bool):
@@ -180,7 +205,8 @@ def _frame(entry: Any, index: int, where: str) -> FrameTargets:
         raise InputError(f"{where}: mask must be a list of run lengths")
     boxes = _numbers(entry.get("boxes", []), 4, f"{where}: boxes")
     points = _numbers(entry.get("points", []), 2, f"{where}: points")
-    return FrameTargets(index, entry["labelled"], boxes, classes, points, mask)
+    ignore = _numbers(entry.get("ignore", []), 4, f"{where}: ignore")
+    return FrameTargets(index, entry["labelled"], boxes, classes, points, mask, ignore)
 
 
 def _numbers(rows: Any, columns: int, where: str) -> list[list[float]]:
@@ -195,10 +221,12 @@ def _numbers(rows: Any, columns: int, where: str) -> list[list[float]]:
 def _check(frame: FrameTargets, masks: bool, height: int, width: int, where: str) -> None:
     if len(frame.classes) != len(frame.boxes):
         raise InputError(f"{where}: {len(frame.classes)} classes for {len(frame.boxes)} boxes: give one class a box")
-    if not frame.labelled and (frame.has_target or frame.mask is not None):
+    if not frame.labelled and (frame.has_target or frame.mask is not None or len(frame.ignore)):
         raise InputError(f"{where}: is unlabelled and has targets: set labelled to true, or remove them")
-    for x, y, w, h in frame.boxes.tolist():
-        shown = f"box ({x:g}, {y:g}, {w:g}, {h:g})"
+    for kind, (x, y, w, h) in [("box", b) for b in frame.boxes.tolist()] + [
+        ("ignore", b) for b in frame.ignore.tolist()
+    ]:
+        shown = f"{kind} ({x:g}, {y:g}, {w:g}, {h:g})"
         if not all(map(math.isfinite, (x, y, w, h))):
             raise InputError(f"{where}: {shown} is not finite: give four numbers, or remove the row")
         if w <= 0 or h <= 0:

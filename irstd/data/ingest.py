@@ -232,5 +232,9 @@ def _remarks(report: IngestReport, all_: list[Sequence]) -> list[str]:
     rules = Counter(each.grey_rule for each in all_)
     if rules["bt601"]:
         found.append(f"{rules['bt601']} of {len(all_)} have colour: made grey by the rule bt601")
-    found += [f"{each.name}: {note}" for each in all_ for note in each.notes]
+    noted: dict[str, list[str]] = {}
+    for each in all_:
+        for note in each.notes:
+            noted.setdefault(note, []).append(each.name)
+    found += [f"{some(names)}: {note}" for note, names in noted.items()]
     return found

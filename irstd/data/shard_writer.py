@@ -211,6 +211,8 @@ def _targets(
             entry["boxes"] = [[float(v) for v in box] for box in boxes_N4]
             entry["classes"] = classes
             entry["points"] = [[float(v) for v in point] for point in frame.points]
+            if len(frame.ignore):
+                entry["ignore"] = frame.ignore.tolist()
         entries.append(entry)
     targets = {
         "dataset": sequence.set,

@@ -80,10 +80,12 @@ def stage(candidate: Candidate, root: Path, folder: Path, set_name: str, name: s
     recording = open_recording(place if candidate.folder else copies[0], candidate.bit_depth, where)
     frames, intensity = _measure(recording.frames())
     digest, labelled, target = None, 0, 0
+    remarks: tuple[str, ...] = ()
     if candidate.annotate:
         annotations = candidate.annotate(frames, recording.height, recording.width)
         text = annotations.to_json()
         digest, labelled, target = sha256_text(text), annotations.labelled_frames, annotations.target_frames
+        remarks = annotations.remarks(recording.height, recording.width)
         (folder / ANNOTATIONS_FILE).write_text(text, encoding="utf-8")
     found = Sequence(
         folder=folder,
@@ -104,7 +106,7 @@ def stage(candidate: Candidate, root: Path, folder: Path, set_name: str, name: s
         group=candidate.group or (old.group if old else name),
         labelled_frames=labelled,
         target_frames=target,
-        notes=(*candidate.notes, *recording.notes),
+        notes=(*candidate.notes, *recording.notes, *remarks),
     )
     (folder / SEQUENCE_FILE).write_text(found.to_json(), encoding="utf-8")
     return found

@@ -126,6 +126,32 @@ def test_length_is_checked() -> None:
         Annotations.build({10**12: FrameTargets(10**12, True)}, 3, "a.csv")
 
 
+def test_ignore_boxes_are_carried_and_are_no_targets() -> None:
+    found = Annotations([FrameTargets(0, True, ignore=[[0, 0, 9.5, 9]]), FrameTargets(1, True)])
+    assert found.to_json() == (
+        '{"frames":[\n'
+        '{"boxes":[],"classes":[],"ignore":[[0.0,0.0,9.5,9.0]],"index":0,"labelled":true,"points":[]},\n'
+        '{"boxes":[],"classes":[],"index":1,"labelled":true,"points":[]}\n'
+        '],"masks":false,"schema":1}\n'
+    )
+    again = Annotations.from_json(found.to_json(), "a").validate(2, HEIGHT, WIDTH, "a")
+    assert again.digest() == found.digest() and again.target_frames == 0 and again.labelled_frames == 2
+    with pytest.raises(InputError, match=r"frame 0: ignore \(30, 0, 1, 1\) lies wholly outside"):
+        Annotations([FrameTargets(0, True, ignore=[[30, 0, 1, 1]])]).validate(1, HEIGHT, WIDTH, "a")
+    with pytest.raises(InputError, match="frame 0: is unlabelled and has targets"):
+        Annotations([FrameTargets(0, False, ignore=[[3, 0, 1, 1]])]).validate(1, HEIGHT, WIDTH, "a")
+
+
+def test_remarks_count_what_reaches_beyond_the_frame() -> None:
+    boxes = [[-0.25, 2, 3, 4], [1, 2, 3, 4], [28, 17, 3, 4]]
+    found = Annotations([FrameTargets(0, True, boxes), FrameTargets(1, False)], notes=("grey",))
+    assert found.remarks(HEIGHT, WIDTH) == (
+        "grey",
+        "2 boxes reach beyond the frame by up to 1 px: kept as they came",
+    )
+    assert Annotations([FrameTargets(0, True)]).remarks(HEIGHT, WIDTH) == ()
+
+
 def test_build_fills_the_frames_without_a_row() -> None:
     rows = {1: FrameTargets(1, True, [[1, 2, 3, 4]])}
     assert [f.labelled for f in Annotations.build(rows, 3, "a").frames] == [True, True, True]

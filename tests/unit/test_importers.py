@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -216,11 +218,33 @@ def test_halmstad_layout(tmp_path: Path) -> None:
     assert got.frames[1].boxes.tolist() == [[2.5, 1, 4, 4], [0, 0, 2, 2]] and got.frames[1].classes == ["BIRD", "BIRD"]
     assert got.labelled_frames == 6 and got.target_frames == 1
     (tmp_path / "labels_csv" / "IR_BIRD_020.csv").unlink()
-    (tmp_path / "Video_IR" / "IR_BIRD_020_LABELS.mat").write_bytes(b"MATLAB")
-    with pytest.raises(
-        InputError, match=r"IR_BIRD_020_LABELS\.mat: MATLAB objects are not read: export them to labels"
-    ):
-        found_in(tmp_path)
+    (tmp_path / "labels_csv" / "IR_BIRD_029.csv").unlink()
+    (tmp_path / "Video_IR" / "IR_BIRD_020_LABELS.mat").write_bytes(b"MATLAB 5.0 MAT-file, cut")
+    damaged, bare, _ = found_in(tmp_path)[1].candidates
+    with pytest.raises(InputError, match=r"^Video_IR/IR_BIRD_020_LABELS\.mat: not readable as MATLAB labels .*: copy"):
+        labels(damaged)
+    assert bare.annotate is None
+
+
+def test_matlab_objects_give_what_the_tables_give(tmp_path: Path) -> None:
+    """All real label files, by both ways to the canonical form, to the bit."""
+    folder = shared("halmstad")
+    (tmp_path / "Video_IR").mkdir()
+    for path in (folder / "Video_IR").iterdir():
+        if path.suffix == ".mat":
+            shutil.copy(path, tmp_path / "Video_IR")
+        else:
+            (tmp_path / "Video_IR" / path.name).touch()
+    count = {
+        row["video"]: int(row["frames"]) for row in csv.DictReader((folder / "videos.csv").read_text().splitlines())
+    }
+    tables, objects = by_name(found_in(folder)[1]), by_name(found_in(tmp_path)[1])
+    assert len(objects) == 49 and set(objects) == set(tables)
+    for name, candidate in objects.items():
+        assert candidate.annotate is not None and tables[name].annotate is not None
+        got = candidate.annotate(count[name], 256, 320)
+        assert got.digest() == tables[name].annotate(count[name], 256, 320).digest(), name
+        assert got.target_frames > 250
 
 
 def test_halmstad_real_labels() -> None:

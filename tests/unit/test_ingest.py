@@ -228,10 +228,18 @@ BAD: dict[str, tuple[Callable[[Path], object], dict, str]] = {
     "nan": (
         lambda s: (s / "e.csv").write_text("frame,x,y,w,h\n1,nan,4,5,6\n"),
         {},
-        r"^e\.csv: frame 1: .*not finite: give",
+        r"^e\.csv: line 2: frame 1: .*not finite: give",
     ),
-    "negative": (lambda s: (s / "e.csv").write_text("frame,x,y,w,h\n1,3,4,-5,6\n"), {}, r"^e\.csv: frame 1: .*no area"),
-    "outside": (lambda s: (s / "e.csv").write_text("frame,x,y,w,h\n1,32,4,5,6\n"), {}, r"^e\.csv: frame 1: .*outside"),
+    "negative": (
+        lambda s: (s / "e.csv").write_text("frame,x,y,w,h\n1,3,4,-5,6\n"),
+        {},
+        r"^e\.csv: line 2: frame 1: .*no area",
+    ),
+    "outside": (
+        lambda s: (s / "e.csv").write_text("frame,x,y,w,h\n1,32,4,5,6\n"),
+        {},
+        r"^e\.csv: line 2: frame 1: .*outside",
+    ),
     "bit depth": (
         lambda s: None,
         {"bit_depth": 12, "name": "t"},

@@ -326,3 +326,17 @@ def test_damaged_manifests_are_refused(folder, tmp_path):
     (tmp_path / "manifest.json").write_text((folder / "manifest.json").read_text()[:-9])
     with pytest.raises(InputError, match="damaged"):
         Manifest.read(tmp_path)
+
+
+def test_ignore_boxes_reach_the_shard_and_are_no_targets(tmp_path):
+    source = tmp_path / "source"
+    for name in "abc":
+        write_video(source / f"{name}.mkv", frames(seed=ord(name)))
+        (source / f"{name}.csv").write_text("frame,x,y,w,h,ignore\n2,1,2,3,4,0\n2,5,6,7.5,8,1\n4,0,0,9,9,1\n")
+    ingest(source, "set", tmp_path / "data", tmp_path / "staging")
+    shards.build(tmp_path / "data", tmp_path / "shards", CONFIG)
+    all_ = [sample["targets.json"] for sample in read(tmp_path / "shards/set")]
+    rows = {frame["index"]: frame for targets in all_ if targets["sequence"] == "a" for frame in targets["frames"]}
+    assert rows[2]["boxes"] == [[1, 2, 3, 4]] and rows[2]["ignore"] == [[5, 6, 7.5, 8]]
+    assert rows[4]["boxes"] == [] and rows[4]["ignore"] == [[0, 0, 9, 9]] and "ignore" not in rows[3]
+    assert sequence.sequences(tmp_path / "data", "set")[0].target_frames == 1

@@ -1,9 +1,9 @@
-"""The infrared part of the Halmstad drone detection data set: `Video_IR/IR_CLASS_NNN.mp4`, boxes in `labels_csv/`.
+"""The infrared part of the Halmstad drone detection data set: `IR_CLASS_NNN.mp4`, labels `IR_CLASS_NNN_LABELS.mat` beside.
 
-Upstream's labels are MATLAB objects beside the videos, which only MATLAB reads well; the CSVs hold the same numbers
-with the columns frame (from 0), class, x, y, w, h. Coordinates are MATLAB's: the first pixel is 1, so 1 is taken off x
-and y. A frame without a row has no target. Source: F. Svanstrom et al., "A dataset for multi-sensor drone detection",
-Data in Brief 39 (2021).
+Upstream's labels are MATLAB objects; where `labels_csv/IR_CLASS_NNN.csv` is there (frame from 0, class, x, y, w, h), it is
+read instead. Both give the same: coordinates of the objects are rounded to hundredths, as the CSVs have them, and are
+MATLAB's: the first pixel is 1, so 1 is taken off x and y. A frame without a box has no target. Source: F. Svanstrom et
+al., "A dataset for multi-sensor drone detection", Data in Brief 39 (2021).
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-from irstd.data.annotations import Annotations
+from irstd.data.annotations import Annotations, FrameTargets
 from irstd.data.importers.base import Annotate, Candidate, Found, Listing, no_list
+from irstd.data.importers.matlab import read_ground_truth
 from irstd.data.importers.table import read_table
-from irstd.errors import InputError
 
 NAME = "halmstad"
+COVERS: tuple[str, ...] = ()
 VIDEOS, LABELS = "Video_IR", "labels_csv"
+DIGITS = 2
 # Blocks of numbers that show one view, moved a little at most: found by `irstd.data.duplicates`, looked at, and joined.
 _SAME_VIEW = {
     "ir_airplane-02x": "ir_airplane-01x",
@@ -33,47 +35,66 @@ _VIDEO = re.compile(r"(IR_[A-Z]+)_(\d+)\.mp4")
 
 def recognise(listing: Listing) -> str | None:
     """Why this is such a source, or None."""
-    count = sum(bool(_VIDEO.fullmatch(path.name)) for path in listing.under(VIDEOS))
+    count = len(_videos(listing))
     return f"{count} videos {VIDEOS}/IR_CLASS_NNN.mp4" if count else None
 
 
 def read(listing: Listing, list_name: str | None = None) -> Found:
-    """A candidate for each video. `InputError` where its boxes are there as MATLAB objects only."""
+    """A candidate for each video; one without labels is unlabelled."""
     no_list(list_name, NAME)
     licence = _licence(listing)
     candidates = []
-    for path in listing.under(VIDEOS):
-        if match := _VIDEO.fullmatch(path.name):
-            # Neighbouring numbers were often taken on one day, before one background.
-            block = f"{match[1].lower()}-{int(match[2]) // 10:02d}x"
-            candidates.append(
-                Candidate(
-                    name=path.stem,
-                    files=(path,),
-                    annotate=_labels(listing, path.stem),
-                    group=_SAME_VIEW.get(block, block),
-                    licence=licence,
-                )
+    for path, match in _videos(listing).items():
+        # Neighbouring numbers were often taken on one day, before one background.
+        block = f"{match[1].lower()}-{int(match[2]) // 10:02d}x"
+        candidates.append(
+            Candidate(
+                name=path.stem,
+                files=(path,),
+                annotate=_labels(listing, path),
+                group=_SAME_VIEW.get(block, block),
+                licence=licence,
             )
+        )
     return Found(candidates)
 
 
-def _labels(listing: Listing, stem: str) -> Annotate | None:
-    path = PurePosixPath(LABELS, f"{stem}.csv")
-    if not listing.has(path):
-        matlab = PurePosixPath(VIDEOS, f"{stem}_LABELS.mat")
-        if listing.has(matlab):
-            raise InputError(
-                f"{matlab}: MATLAB objects are not read: export them to {path} with the columns frame,class,x,y,w,h "
-                "(frame from 0, coordinates as they are)"
-            )
-        return None
+def _videos(listing: Listing) -> dict[PurePosixPath, re.Match[str]]:
+    """The videos that lie in a folder of upstream's name, or have upstream's labels beside them."""
+    found = {}
+    for path in listing.files:
+        match = _VIDEO.fullmatch(path.name)
+        if match and (path.parent.name == VIDEOS or listing.has(_objects(path))):
+            found[path] = match
+    return found
 
-    def annotate(frames: int, height: int, width: int) -> Annotations:
-        rows = read_table(listing.path(path), str(path), origin=1)
-        return Annotations.build(rows, frames, str(path)).validate(frames, height, width, str(path))
 
-    return annotate
+def _objects(video: PurePosixPath) -> PurePosixPath:
+    return video.with_name(f"{video.stem}_LABELS.mat")
+
+
+def _labels(listing: Listing, video: PurePosixPath) -> Annotate | None:
+    table = video.parent.parent / LABELS / f"{video.stem}.csv"
+    objects = _objects(video)
+
+    def from_table(frames: int, height: int, width: int) -> Annotations:
+        found = read_table(listing.path(table), str(table), origin=1)
+        return Annotations.build(found.rows, frames, str(table)).validate(
+            frames, height, width, str(table), found.lines
+        )
+
+    def from_objects(frames: int, height: int, width: int) -> Annotations:
+        rows = {}
+        for index, boxes in enumerate(read_ground_truth(listing.path(objects), str(objects))):
+            if boxes:
+                rounded = [[round(value, DIGITS) for value in box] for _, box in boxes]
+                shifted = [(x - 1, y - 1, w, h) for x, y, w, h in rounded]
+                rows[index] = FrameTargets(index, True, shifted, [name for name, _ in boxes])
+        return Annotations.build(rows, frames, str(objects)).validate(frames, height, width, str(objects))
+
+    if listing.has(table):
+        return from_table
+    return from_objects if listing.has(objects) else None
 
 
 def _licence(listing: Listing) -> str | None:

@@ -7,9 +7,11 @@ from pathlib import PurePosixPath
 from irstd.data.annotations import Annotations
 from irstd.data.importers import simple
 from irstd.data.importers.base import Annotate, Found, Listing, Options, no_list, some
+from irstd.data.importers.text import read_text
 from irstd.errors import InputError
 
 NAME = "native"
+COVERS: tuple[str, ...] = ()
 ENDING = ".annotations.json"
 
 
@@ -36,10 +38,7 @@ def read(listing: Listing, list_name: str | None = None) -> Found:
 
         def annotate(frames: int, height: int, width: int) -> Annotations:
             where = str(path)
-            try:
-                text = listing.path(path).read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise InputError(f"{where}: not readable ({error}): write it again") from None
+            text = read_text(listing.path(path), where)
             return Annotations.from_json(text, where).validate(frames, height, width, where)
 
         return annotate

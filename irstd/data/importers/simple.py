@@ -18,6 +18,7 @@ from irstd.data.stills import is_still
 from irstd.data.video import is_video
 
 NAME = "simple"
+COVERS: tuple[str, ...] = ()
 
 # (listing, path of the recording without its suffix, options) -> how to make its targets, or None.
 Labels = Callable[[Listing, PurePosixPath, Options], Annotate | None]
@@ -98,8 +99,8 @@ def _csv(listing: Listing, stem: PurePosixPath, said: Options) -> Annotate | Non
 
     def annotate(frames: int, height: int, width: int) -> Annotations:
         where = str(path)
-        rows = read_table(listing.path(path), where)
-        found = Annotations.build(rows, frames, where, others_labelled=not said.listed)
-        return found.validate(frames, height, width, where)
+        table = read_table(listing.path(path), where)
+        found = Annotations.build(table.rows, frames, where, others_labelled=not said.listed)
+        return found.validate(frames, height, width, where, table.lines)
 
     return annotate

@@ -1,9 +1,10 @@
 """Single-frame sets with masks: `images/NAME.png`, `masks/NAME_pixels0.png` or `masks/NAME.png`, published lists.
 
-The layout of NUAA-SIRST and of the sets that follow it. Lists lie in `idx_*/` or `img_idx/` as train.txt, val.txt,
-test.txt or trainval.txt, or with the name of the set, as in train_NUAA-SIRST.txt; each line names an image. A mask is
-target where it is above 127. `backgrounds/` may hold images without targets. Source: Y. Dai et al., "Asymmetric
-contextual modulation for infrared small target detection", WACV 2021.
+The layout of NUAA-SIRST, NUDT-SIRST and the sets that follow them; IRSTD-1k calls the folders `IRSTD1k_Img` and
+`IRSTD1k_Label`. Lists lie in the source, in `idx_*/`, `img_idx/` or `50_50/` as train.txt, val.txt, test.txt or
+trainval.txt, or with the name of the set, as in train_NUAA-SIRST.txt; each line names an image. A mask is target where
+it is above 127. `backgrounds/` may hold images without targets. Source: Y. Dai et al., "Asymmetric contextual modulation
+for infrared small target detection", WACV 2021; the repositories DNANet, BasicIRSTD and ISNet.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ import re
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-import numpy as np
-
-from irstd.data import rle
 from irstd.data.annotations import Annotations, FrameTargets
-from irstd.data.derive import targets_of
 from irstd.data.importers.base import Annotate, Candidate, Found, Listing, options
+from irstd.data.importers.masks import frame_of, note, read_mask
+from irstd.data.importers.text import read_lines
 from irstd.data.splits import UNLISTED
-from irstd.data.stills import is_still, read_still
+from irstd.data.stills import is_still
 from irstd.errors import InputError, nearest
 
 NAME = "sirst"
+COVERS: tuple[str, ...] = ()
 IMAGES, MASKS, BACKGROUNDS = "images", "masks", "backgrounds"
+ALIKE = {IMAGES: ("images", "image", "imgs", "img", "irstd1k_img"), MASKS: ("masks", "mask", "irstd1k_label", "labels")}
+_LIST_FOLDER = re.compile(r"idx.*|img_idx.*|\d+_\d+")
 _LIST = re.compile(r"(trainval|train|val|test)(?:_(.+))?\.txt")
 
 Lists = dict[str, dict[str, PurePosixPath]]  # {name of the list: {part: file}}
@@ -31,18 +33,24 @@ Lists = dict[str, dict[str, PurePosixPath]]  # {name of the list: {part: file}}
 
 def recognise(listing: Listing) -> str | None:
     """Why this is such a source, or None."""
-    images = sum(map(is_still, listing.under(IMAGES)))
-    masks = sum(map(is_still, listing.under(MASKS)))
-    return f"{images} files in {IMAGES}/ and {masks} in {MASKS}/" if images and masks else None
+    images = sum(map(is_still, listing.under(folder := _folder(listing, IMAGES))))
+    masks = sum(map(is_still, listing.under(beside := _folder(listing, MASKS))))
+    return f"{images} files in {folder}/ and {masks} in {beside}/" if images and masks else None
+
+
+def _folder(listing: Listing, kind: str) -> str:
+    """The folder of images or masks by the name that it has here."""
+    names = dict.fromkeys(path.parts[0] for path in listing.files if len(path.parts) == 2 and is_still(path))
+    return next((name for name in names if name.lower() in ALIKE[kind]), kind)
 
 
 def read(listing: Listing, list_name: str | None = None) -> Found:
     """A candidate for each image. `InputError` where the list to use is not clear, or names what is not there."""
-    images = {path.stem: path for path in listing.under(IMAGES) if is_still(path)}
+    images = {path.stem: path for path in listing.under(_folder(listing, IMAGES)) if is_still(path)}
     name = _choose(lists := _lists(listing), list_name)
     split_of = _splits(listing, lists[name], images) if name else {}
     other = UNLISTED if name else None
-    masks = {path.stem: path for path in listing.under(MASKS) if is_still(path)}
+    masks = {path.stem: path for path in listing.under(_folder(listing, MASKS)) if is_still(path)}
     candidates = []
     for stem, path in images.items():
         mask = masks.get(f"{stem}_pixels0") or masks.get(stem)
@@ -66,8 +74,8 @@ def _lists(listing: Listing) -> Lists:
     found: Lists = {}
     for path in listing.files:
         match = _LIST.fullmatch(path.name)
-        if match and len(path.parts) == 2 and path.parts[0].startswith(("idx", "img_idx")):
-            name = f"{path.parts[0]}/{match[2]}" if match[2] else path.parts[0]
+        if match and (len(path.parts) == 1 or (len(path.parts) == 2 and _LIST_FOLDER.fullmatch(path.parts[0]))):
+            name = "/".join(filter(None, (*path.parts[:-1], match[2]))) or "lists"
             found.setdefault(name, {})[match[1]] = path
     return found
 
@@ -91,8 +99,7 @@ def _splits(listing: Listing, parts: dict[str, PurePosixPath], images: dict[str,
     for part, path in parts.items():
         if part == "trainval" and ("train" in parts or "val" in parts):
             continue
-        lines = listing.path(path).read_text(encoding="utf-8-sig").splitlines()
-        for line in filter(None, map(str.strip, lines)):
+        for _, line in read_lines(listing.path(path), str(path)):
             entry = PurePosixPath(line)
             stem = entry.stem if is_still(entry) else entry.name
             split = "train" if part == "trainval" else part
@@ -108,22 +115,8 @@ def _splits(listing: Listing, parts: dict[str, PurePosixPath], images: dict[str,
 def _masked(listing: Listing, image: PurePosixPath, path: PurePosixPath) -> Annotate:
     def annotate(frames: int, height: int, width: int) -> Annotations:
         _single(image, frames)
-        mask_HW = next(read_still(listing.path(path), str(path)))
-        if mask_HW.ndim == 3:
-            mask_HW = mask_HW[:, :, :3].max(axis=2)
-        if mask_HW.shape != (height, width):
-            raise InputError(
-                f"{path}: the mask is {mask_HW.shape[1]}x{mask_HW.shape[0]} pixels, its image {image} "
-                f"{width}x{height}: "
-                "give a mask of the image's size, or take the image out"
-            )
-        highest = int(mask_HW.max())
-        if mask_HW.dtype != np.uint8 or 0 < highest <= 127:
-            raise InputError(f"{path}: values up to {highest} ({mask_HW.dtype}): give a mask of 0 and 255 in 8 bits")
-        target_HW = mask_HW > 127
-        boxes, points = targets_of(target_HW)
-        frame = FrameTargets(0, True, boxes, points=points, mask=rle.encode(target_HW))
-        return Annotations([frame], masks=True).validate(frames, height, width, str(path))
+        target_HW, grey = read_mask(listing.path(path), str(path), str(image), height, width)
+        return Annotations([frame_of(0, target_HW)], True, note(grey)).validate(frames, height, width, str(path))
 
     return annotate
 
