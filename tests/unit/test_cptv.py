@@ -141,7 +141,7 @@ def test_one_flipped_byte_is_an_error_or_changes_nothing(tmp_path):
 
 
 def bad(content: bytes) -> bytes:
-    return gzip.compress(content)
+    return gzip.compress(content, mtime=0)
 
 
 FRAME = section(b"F", field("w", 8, 1), field("f", 4 + 3)) + (2900).to_bytes(4, "little") + bytes(3)
@@ -163,7 +163,9 @@ FRAME = section(b"F", field("w", 8, 1), field("f", 4 + 3)) + (2900).to_bytes(4, 
         (bad(header(2, 2) + FRAME.replace(field("w", 8, 1), field("w", 30, 1))), "30 bits"),
         (bad(header(2, 2) + FRAME.replace(field("f", 7), field("f", 1 << 30))), "bytes of 8 bits"),
         (bad(header(2, 2) + FRAME + FRAME.replace((2900).to_bytes(4, "little"), b"\0\0\1\0")), "outside 16 bits"),
+        (bad(header(2, 2) + FRAME.replace((2900).to_bytes(4, "little"), b"\xff" * 4)), "outside 16 bits"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_bad_files_are_one_line(tmp_path, content, message):
     path = tmp_path / "a.cptv"
