@@ -5,7 +5,9 @@
 `recordings`: two real 16-bit recordings from two cameras (a CPTV video, a radiometric TIFF), targets of low SCR painted in;
 the left part of each scene is train, the right part val. `stills`: the 8-bit images of NUAA-SIRST (list idx_427) as a 16-bit
 sensor would give them, all on the same narrow span of counts. The product refuses `full_scale` above 8 bits; here it is
-computed all the same, as counts / 65535. `stills` has one arm more: the full scale of the pixels before they were mapped.
+computed all the same, as counts / 65535.
+`stills` has one arm more, the full scale of the pixels before they were mapped, and none for `frame`, which is the same as
+`sequence` for a still.
 """
 
 from __future__ import annotations
@@ -116,6 +118,8 @@ def trials(data: Path, work: Path) -> list[Trial]:
     found = []
     for study, shards in places.items():
         for rule in RULES:
+            if (study, rule) == ("stills", "frame"):
+                continue  # a still is a sequence of one frame: the same offset and scale as `sequence`, to the bit
             settings = {"data.crop": crops[study], "data.intensity": "auto" if rule == "full_scale" else rule}
             fixed = loaders(FixedScale) if rule == "full_scale" else None
             found.append(Trial(study, rule, shards, settings, fixed))
@@ -130,9 +134,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=450)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", help="the arms of this data alone: recordings, stills")
+    parser.add_argument("--arms", nargs="+", help="these rules alone")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="irstd-intensity-") as folder:
-        chosen = [t for t in trials(options.data, Path(folder)) if options.only in (None, t.study)]
+        chosen = [
+            trial
+            for trial in trials(options.data, Path(folder))
+            if options.only in (None, trial.study) and (options.arms is None or trial.arm in options.arms)
+        ]
         rows = run_all(chosen, range(options.seeds), options.steps, options.out)
     names = {"iou": "IoU", "niou": "nIoU", "pd": "Pd", "fa": "Fa, 1e-6"}
     print(table([r for r in rows if r["study"] in ("recordings", "stills")], names, {"fa": 1e6}))

@@ -151,7 +151,7 @@ def test_the_studies_on_real_data(tmp_path):
     """What both scripts train on, from the real recordings and images."""
     trials = intensity_rules.trials(shared("").resolve(), tmp_path / "rules")
     names = [(trial.study, trial.arm) for trial in trials]
-    assert len(names) == 9 and len(set(names)) == 9
+    assert len(names) == 8 and len(set(names)) == 8
     folders = {trial.study: trial.shards for trial in trials}
     (recordings,), (stills,) = (read_all(folders[study]) for study in ("recordings", "stills"))
     assert recordings.count("train", "labelled") == 196 and recordings.count("val", "labelled") == 98
@@ -159,5 +159,8 @@ def test_the_studies_on_real_data(tmp_path):
     assert recordings.bit_depth == stills.bit_depth == 16
     low, high = (stills.content["intensity"][name] for name in ("p005", "p995"))
     assert 7000 <= low < high <= 7300
+    rules = [ClipLoader(folders["stills"], "val", frames=1, intensity_rule=rule) for rule in ("sequence", "frame")]
+    one, other = (next(iter(batches)) for batches in rules)
+    assert one["offset"] == other["offset"] and one["scale"] == other["scale"]  # so there is no arm `frame`
     with pytest.raises(InputError, match="full_scale would erase"):
         ClipLoader(folders["stills"], "val", frames=1, intensity_rule="full_scale")
