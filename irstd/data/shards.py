@@ -82,7 +82,10 @@ def build(
         with writing(out):
             for name in listed - {*plans}:
                 if (out / name).is_dir():
-                    os.rename(out / name, out / f".{name}.old")
+                    old = out / f".{name}.old"
+                    if old.exists():  # of a build that was killed
+                        shutil.rmtree(old)
+                    os.rename(out / name, old)
         _index(out, found)
         for folder in [*out.iterdir()]:
             name = of_set(folder)

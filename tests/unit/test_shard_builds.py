@@ -410,3 +410,18 @@ def test_a_first_build_killed_before_its_index_goes_on(sample_data, tmp_path):
     before = tree(tmp_path / "out")
     (tmp_path / "out" / "manifest.json").unlink()
     assert shards.build(sample_data, tmp_path / "out", CONFIG) == digest and tree(tmp_path / "out") == before
+
+
+def test_a_set_that_is_gone_leaves_whatever_a_killed_build_of_it_left(sample_data, tmp_path):
+    out, data = tmp_path / "out", tmp_path / "data"
+    shutil.copytree(sample_data, data)
+    shutil.copytree(data / "sample", data / "other")
+    for path in (data / "other").glob("*/sequence.json"):
+        path.write_text(path.read_text().replace('"set": "sample"', '"set": "other"'))
+    shards.build(data, out, CONFIG)
+    # Killed after the set took its place, before the one before was removed.
+    shutil.copytree(out / "other", out / ".other.old")
+    shutil.rmtree(data / "other")
+    shards.build(data, out, CONFIG)
+    shards.build(sample_data, tmp_path / "fresh", CONFIG)
+    assert tree(out) == tree(tmp_path / "fresh")
