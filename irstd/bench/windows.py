@@ -17,7 +17,7 @@ import numpy as np
 
 from irstd.data.gradient import GradientSpec
 from irstd.data.loader import ClipLoader
-from irstd.data.manifest import digest, read_all, write_index
+from irstd.data.manifest import read_all, sealed, write_index
 from irstd.errors import WorkError
 from irstd.files import write_json
 
@@ -181,7 +181,7 @@ def part(shards: Path, folder: Path, samples: Collection[str], most: int | None 
         target.mkdir(parents=True)
         for shard in tars:
             (target / shard["file"]).symlink_to((manifest.folder / shard["file"]).resolve())
-        write_json(target / "manifest.json", content | {"digest": digest(content)})
+        write_json(target / "manifest.json", sealed(content))
         kept_sets.append(manifest.set)
     write_index(folder, kept_sets)
     return folder

@@ -55,8 +55,8 @@ class Manifest:
         if content.get("schema") != SCHEMA:
             raise InputError(f"{path}: schema {content.get('schema')}, this version reads {SCHEMA}; run irstd shard")
         try:
-            same = content["digest"] == digest(content)
-        except (KeyError, TypeError, AttributeError):
+            same = content == sealed(content)
+        except (KeyError, TypeError, AttributeError, ValueError):
             same = False
         if not same:
             raise InputError(f"{path}: its digest does not match its content; build the shards again (irstd shard)")
@@ -132,6 +132,13 @@ def digest(content: dict[str, Any]) -> str:
             }
         )
     )
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """`content` with its digest, and with `sha256` over all of it: the digest leaves out where arrays lie and how they are
+    labelled, counted and scaled, and what is read by them must not change unseen."""
+    found = {k: v for k, v in content.items() if k != "sha256"} | {"digest": digest(content)}
+    return found | {"sha256": sha256_text(canonical_json(found))}
 
 
 def write_index(shards: Path, names: Iterable[str]) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 from irstd.config import ShardConfig
 from irstd.data import derive, intensity
 from irstd.data.gradient import GradientSpec
-from irstd.data.manifest import SCHEMA, SPLITS, digest
+from irstd.data.manifest import SCHEMA, SPLITS, sealed
 from irstd.data.shard_plan import Chunk, Stretch, tars
 from irstd.data.shard_writer import forget, write_tar
 from irstd.files import canonical_json, read_json, sha256_file, sha256_text, write_json, writing
@@ -101,7 +101,7 @@ def build_set(
         forget()
 
     shards = [entries[key] | {"file": file, "split": split} for key, (file, split, _) in wanted.items()]
-    content = _manifest(name, plan, config, gradient, shards) | {"duplicates": alike or {}}
+    content = sealed(_manifest(name, plan, config, gradient, shards) | {"duplicates": alike or {}})
     with writing(final / "manifest.json"):
         if not _is(final, content, len(there)):
             new.mkdir()
@@ -232,7 +232,7 @@ def _manifest(
             "labelled": sum(s["labelled"].count("1") for s in samples),
             "targets": sum(s["targets"] for s in samples),
         }
-    content = {
+    return {
         "schema": SCHEMA,
         "set": name,
         "gradient": gradient,
@@ -259,4 +259,3 @@ def _manifest(
         "counts": counts,
         "shards": shards,
     }
-    return content | {"digest": digest(content)}

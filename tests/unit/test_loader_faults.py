@@ -16,7 +16,7 @@ from irstd.config import GradientConfig
 from irstd.data import shards
 from irstd.data.gradient import GradientSpec
 from irstd.data.loader import ClipLoader
-from irstd.data.manifest import Manifest
+from irstd.data.manifest import Manifest, sealed
 from irstd.data.windows import Windows
 from irstd.errors import InputError, WorkError
 from tests.conftest import CONFIG
@@ -102,12 +102,12 @@ def test_missing_and_short_tars_are_refused_at_once(copied):
 
 
 def test_a_manifest_of_other_shards_or_against_itself(copied):
-    """The digest names the content, not where it lies: a wrong place is found by its checksum."""
+    """One that somebody wrote: a wrong place is found by the checksum of the frame."""
     path = copied / "sample" / "manifest.json"
     content = json.loads(path.read_text())
     sample = next(s for s in content["shards"] if s["split"] == "val")["samples"][0]
     sample["members"]["frames.npy"][0] += 64
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(sealed(content)))
     with pytest.raises(WorkError, match="damaged at sample/e, frame 0"):
         list(ClipLoader(copied, "val"))
     offset, length, dtype, (rows, height, width) = sample["members"]["masks.npy"]
@@ -115,10 +115,27 @@ def test_a_manifest_of_other_shards_or_against_itself(copied):
     for change in ({"crc32": sample["crc32"][1:]}, {"labelled": "1"}, {"members": {}}, {"members": turned}):
         kept = dict(sample)
         sample.update(change)
-        path.write_text(json.dumps(content))
+        path.write_text(json.dumps(sealed(content)))
         with pytest.raises(InputError, match="manifest.json: the entry 'sample.* contradicts itself; build"):
             ClipLoader(copied, "val")
         sample.update(kept)
+
+
+def test_any_flipped_byte_of_a_manifest_is_named_or_does_not_matter(copied):
+    """Labels, names, places and statistics are no part of the digest, and decide what a network sees all the same."""
+    path = copied / "sample" / "manifest.json"
+    text = path.read_bytes()
+    before = json.loads(text)
+    rng = np.random.default_rng(0)
+    for position in rng.integers(0, len(text), 300).tolist():
+        changed = bytearray(text)
+        changed[position] ^= 1 << int(rng.integers(8))
+        path.write_bytes(changed)
+        try:
+            found = Manifest.read(copied / "sample").content
+        except InputError:
+            continue
+        assert found == before
 
 
 def test_gradient_maps_must_be_the_expected_ones(sample_shards, sample_data, tmp_path):

@@ -19,7 +19,7 @@ from irstd.config import GradientConfig, ShardConfig, SplitConfig
 from irstd.data import sequence, shards
 from irstd.data.gradient import gradient_map
 from irstd.data.ingest import ingest
-from irstd.data.manifest import SPLITS, Manifest, digest
+from irstd.data.manifest import SPLITS, Manifest, sealed
 from irstd.errors import InputError, WorkError
 from irstd.files import sha256_file
 from irstd.registry import lineage
@@ -309,10 +309,15 @@ def test_a_recording_that_lost_frames_stops_the_build(sample_data, sample_scenes
 def test_damaged_manifests_are_refused(folder, tmp_path):
     content = manifest(folder)
     old = content["gradient"] | {"version": 0}
+    relabelled = json.loads(json.dumps(content["shards"]).replace('"labelled": "1', '"labelled": "0'))
     for changed, message in [
         (content | {"frames": 7}, "digest does not match"),
         (content | {"splits": content["splits"] | {"train": []}}, "digest does not match"),
         ({k: v for k, v in content.items() if k != "shards"}, "digest does not match"),
+        (content | {"set": "other"}, "digest does not match"),
+        (content | {"intensity": content["intensity"] | {"p995": 1.0}}, "digest does not match"),
+        (content | {"shards": relabelled}, "digest does not match"),
+        ({k: v for k, v in content.items() if k != "sha256"}, "digest does not match"),
         (content | {"schema": 0}, "schema 0, this version reads 1"),
         ([], "damaged"),
     ]:
@@ -320,7 +325,7 @@ def test_damaged_manifests_are_refused(folder, tmp_path):
         with pytest.raises(InputError, match=message):
             Manifest.read(tmp_path)
     other = content | {"gradient": old}
-    (tmp_path / "manifest.json").write_text(json.dumps(other | {"digest": digest(other)}))
+    (tmp_path / "manifest.json").write_text(json.dumps(sealed(other)))
     with pytest.raises(InputError, match="gradient version 0"):
         Manifest.read(tmp_path)
     (tmp_path / "manifest.json").write_text((folder / "manifest.json").read_text()[:-9])
