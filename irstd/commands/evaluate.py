@@ -104,7 +104,8 @@ def score(package: Package, shards: str | Path, split: str, sets: list[str]) -> 
 
     def fresh() -> ClipLoader:
         """A loader at its beginning: passes go on side by side, and a loader that was gone through stands elsewhere."""
-        return loader_for(config, shards, split, manifests, batch_size=1)
+        dataset = package.content["intensity"]["dataset"]
+        return loader_for(config, shards, split, manifests, batch_size=1, dataset=dataset)
 
     loader = fresh()
     if config.model.task == "detection":

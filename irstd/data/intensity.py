@@ -6,11 +6,15 @@ recording may span a few hundred counts, which a division by 65535 turns into no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from irstd.errors import InputError
+
+if TYPE_CHECKING:
+    from irstd.data.manifest import Manifest
 
 RULES = ("full_scale", "sequence", "dataset", "frame")
 
@@ -56,6 +60,13 @@ def offset_scale(
         stats = found
     span = max(float(stats["p995"]) - float(stats["p005"]), 1.0)
     return float(stats["median"]) - span, 0.5 / span
+
+
+def of_train(manifests: Iterable[Manifest]) -> dict[str, float] | None:
+    """The statistics of the rule `dataset`: of the train splits of these sets together; None where they have none."""
+    return pooled(
+        [(m.count("train", "key_frames"), m.content["intensity"]) for m in manifests if m.content["intensity"]]
+    )
 
 
 def pooled(statistics: list[tuple[int, Mapping[str, float]]]) -> dict[str, float] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from hashlib import blake2b
@@ -50,6 +50,7 @@ class ClipLoader:
         guarded: read the tars instead of mapping them, see `irstd.data.guard`: whatever happens to a file while it is
             read is then an error that names set, sequence and frame. Slower, above all for crops: whole frames are read.
         cache: where tars from a store are kept.
+        dataset: statistics of the intensity rule `dataset`, such as a model's; None: of the chosen sets' train splits.
 
     Yields dicts: "frames" uint8|uint16 [B, T, H, W] counts; "gradient" float32 [B, H, W] of the key frame, times scale;
     "offset", "scale" float32 [B]; "masks" uint8 [B, H, W] where every set has masks; "boxes" (B arrays [M, 4], xywh in
@@ -81,6 +82,7 @@ class ClipLoader:
         gradient_spec: GradientSpec | None = None,
         guarded: bool = False,
         cache: Cache | None = None,
+        dataset: Mapping[str, float] | None = None,
     ) -> None:
         self.manifests = read_all(shards, sets, cache)
         require(self.manifests, split, frames)
@@ -97,6 +99,7 @@ class ClipLoader:
                         "use data.intensity=sequence"
                     )
         self.train = split == "train"
+        self.dataset = dataset or intensity.of_train(self.manifests)
         self._intensity = lru_cache(1024)(self._intensity_of)
         self.masks = all("masks.npy" in s.members for s in self.windows.samples)
         self.pseudo_masks = pseudo_masks(self.manifests, split)  # how they were made where they are no annotation
@@ -240,8 +243,7 @@ class ClipLoader:
         rule = intensity.resolve(self.intensity_rule, targets.bit_depth)
         if rule == "frame":
             return rule, 0.0, 1.0
-        dataset = self.windows.manifests[self.windows.samples[number].set].content["intensity"]
-        return rule, *intensity.offset_scale(rule, targets.bit_depth, targets.intensity, dataset)
+        return rule, *intensity.offset_scale(rule, targets.bit_depth, targets.intensity, self.dataset)
 
     def _crop(self, height: int, width: int, boxes_M4: np.ndarray, draws: tuple[int, ...]) -> tuple[int, int, int, int]:
         """Top, left, height, width of a crop: uniform, or over a target of the key frame with `target_crop`."""

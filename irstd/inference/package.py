@@ -74,18 +74,15 @@ def write(
     """
     from safetensors.torch import save_file
 
-    from irstd.data.intensity import pooled, resolve
+    from irstd.data.intensity import of_train, resolve
 
     depths = {s["bit_depth"] for m in manifests for s in m.content["sequences"].values()}
     rules = {resolve(config.data.intensity, depth) for depth in depths}
-    statistics = pooled(
-        [(m.count("train", "key_frames"), m.content["intensity"]) for m in manifests if m.content["intensity"]]
-    )
     content = {
         "schema": SCHEMA,
         "config": config.model_dump(mode="json"),
         # 'auto' stays only where the model saw both 8-bit recordings and deeper ones.
-        "intensity": {"rule": rules.pop() if len(rules) == 1 else "auto", "dataset": statistics},
+        "intensity": {"rule": rules.pop() if len(rules) == 1 else "auto", "dataset": of_train(manifests)},
         "bit_depth": max(depths),
         "threshold": config.evaluate.threshold,
         "metrics": metrics,

@@ -65,7 +65,8 @@ def _measure(package: Package, split: str, shards: str | Path) -> dict[str, Any]
 
     sets = sorted(package.content["lineage"]["sets"])
     config = package.config.model_copy(update={"data": package.config.data.model_copy(update={"sets": sets})})
-    loader = loader_for(config, shards, split, read_all(shards, sets), batch_size=1)
+    dataset = package.content["intensity"]["dataset"]
+    loader = loader_for(config, shards, split, read_all(shards, sets), batch_size=1, dataset=dataset)
     strict = config.evaluate.model_copy(
         update={"protocol": "strict", "grid": None, "threshold": package.content["threshold"]}
     )

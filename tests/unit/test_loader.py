@@ -157,21 +157,22 @@ def test_crops_move_everything_together(sample_shards, sample_data, truth):
 def test_offset_and_scale(mixed, sample_data, truth, rule):
     """Robust rules: the median at 0.5, the span of the percentiles 0.5 and 99.5 over 0.5. Eight bits: /255."""
     known = {f"sample/{item.name}": item.intensity for item in sequence.sequences(sample_data, "sample")}
-    train = [name for name in Manifest.read(mixed / "sample").content["splits"]["train"]]
-    weights = [len(truth[f"sample/{name}"][0]) for name in train]
-    statistics = [[known[f"sample/{name}"][k] for k in ("p005", "median", "p995")] for name in train]
-    pooled = np.average(statistics, axis=0, weights=weights)
+    contents = [Manifest.read(mixed / name).content for name in ("sample", "stills")]
+    train = [(content, name) for content in contents for name in content["splits"]["train"]]
+    weights = [len(truth[f"{content['set']}/{name}"][0]) for content, name in train]
+    found = [content["sequences"][name]["intensity"] for content, name in train]
+    pooled = np.average([[each[k] for k in ("p005", "median", "p995")] for each in found], axis=0, weights=weights)
     for row in rows(ClipLoader(mixed, "val", batch_size=3, intensity_rule=rule)):
         name, index = row["key"]
         if name.startswith("stills") and rule == "auto":
             assert (row["offset"], row["scale"]) == (0, np.float32(1 / 255))
             continue
-        if rule == "frame":
+        if rule == "dataset":
+            low, middle, high = pooled
+        elif rule == "frame":
             low, middle, high = np.percentile(truth[name][0][index], [0.5, 50, 99.5])
         elif name.startswith("stills"):
             continue
-        elif rule == "dataset":
-            low, middle, high = pooled
         else:
             low, middle, high = (known[name][k] for k in ("p005", "median", "p995"))
         np.testing.assert_allclose((middle - row["offset"]) * row["scale"], 0.5, rtol=1e-4)

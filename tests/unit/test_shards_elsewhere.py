@@ -25,6 +25,7 @@ from irstd.data.synthetic import SceneSpec, write_source
 from irstd.errors import InputError
 from irstd.files import canonical_json, read_json, sha256_file
 from irstd.inference import package
+from irstd.inference.detector import Detector
 from irstd.metrics import pd_at_fa
 from irstd.models import build_model, classical
 from irstd.models.contract import state
@@ -72,10 +73,10 @@ def workspace(tmp_path):
     return Workspace(tmp_path / "w", tmp_path / "w" / ".irstd")
 
 
-def packaged(folder: Path, place: Path, seed: int = 0, threshold: float = 0.5) -> package.Package:
+def packaged(folder: Path, place: Path, seed: int = 0, threshold: float = 0.5, **more: str) -> package.Package:
     """An untrained network as if trained on the shards at `place`."""
     torch.manual_seed(seed)
-    config = configuration.load(overrides=OPTIONS | {"train.seed": seed, "evaluate.threshold": threshold})
+    config = configuration.load(overrides=OPTIONS | {"train.seed": seed, "evaluate.threshold": threshold} | more)
     manifests = read_all(place)
     made = identity(config, manifests)
     weights = folder.parent / f"{folder.name}.safetensors"
@@ -241,3 +242,15 @@ def test_a_model_that_marks_everything_is_not_compared(sample_shards, tmp_path, 
     assert found["baselines"] == [] and found["protocols"][0]["fa"] > 0.5
     evaluate.show(found)
     assert "no classical baselines beside it" in capsys.readouterr().out
+
+
+def test_other_shards_are_measured_with_the_model_s_own_statistics(elsewhere, sample_shards, tmp_path, monkeypatch):
+    """The rule `dataset` is of the data that the model was trained on, as where it detects."""
+    made = packaged(tmp_path / "p", sample_shards, threshold=0.0, **{"data.intensity": "dataset"})
+    seen = []
+    frames = evaluate._frames
+    monkeypatch.setattr(evaluate, "_frames", lambda loader: (seen.append(item[0]) or item for item in frames(loader)))
+    evaluate.score(made, elsewhere, "test", ["other"])
+    batch = Detector(made)._batch(seen[0]["frames"][:, 0], 8, {})
+    for batch_seen in seen:
+        assert (batch_seen["offset"], batch_seen["scale"]) == (batch["offset"], batch["scale"])
