@@ -159,8 +159,9 @@ def _check_way(folder: Path, plan: dict[str, list[Stretch]]) -> None:
 
     That is what happens when its third group arrives, and it is not to happen unnoticed.
     """
+    old = folder.with_name(f".{folder.name}.old")  # where a build was killed between its renamings
     try:
-        before = Manifest.read(folder).content["splits"]
+        before = Manifest.read(folder if folder.exists() else old).content["splits"]
     except InputError:  # none there, or it is built anew
         return
     cut = {label.partition("[")[0] for labels in before.values() for label in labels if "[" in label}

@@ -255,6 +255,10 @@ def test_a_set_keeps_its_way_of_splitting(tmp_path):
         with pytest.raises(InputError, match=r"^set odd: its shards were cut into blocks.*remove .*shards/odd$"):
             shards.build(tmp_path / "data", out, config)
         assert tree(out) == before
+    (out / "odd").rename(out / ".odd.old")  # killed between the two renamings
+    with pytest.raises(InputError, match="its shards were cut into blocks"):
+        shards.build(tmp_path / "data", out, blocks)
+    (out / ".odd.old").rename(out / "odd")
     shutil.rmtree(out / "odd")
     shards.build(tmp_path / "data", out, blocks)
     assert manifest(out / "odd")["split_by"] == "group"
