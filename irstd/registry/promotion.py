@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from irstd.data.manifest import read_all
+from irstd.data.manifest import pseudo_masks, read_all
 from irstd.inference.package import Package
 from irstd.registry import models
 from irstd.registry.tracking import client
@@ -30,6 +30,8 @@ class Verdict:
 
 def compare(workspace: Workspace, challenger: Any, champion: Any | None, shards: str | Path) -> Verdict:
     """Decide on the frames in the folder `shards`, without moving anything."""
+    from irstd.training.evaluation import reported
+
     mine = models.package(workspace, f"models:/{challenger.name}/{challenger.version}")
     sets = mine.content["lineage"]["sets"]
     if champion is None:
@@ -54,6 +56,11 @@ def compare(workspace: Workspace, challenger: Any, champion: Any | None, shards:
     note = "" if split == "gate" else " (val, since the sets have no gate split)"
     if new is None or old is None:
         return Verdict(False, f"{objective} cannot be told on {split}{note}: it has no target", split, *measured)
+    shown = [reported(row, pseudo_masks(manifests, split)) for row in measured]
+    if shown[0][objective] is None:  # it decides, and is no result
+        agrees = "agrees better" if new > old else "does not agree better"
+        return Verdict(new > old, f"{agrees} with the pseudo-masks of {split}{note}", split, *shown)
+    measured = shown
     if new > old:
         return Verdict(True, f"{objective} {new:.4f} against {old:.4f} on {split}{note}", split, *measured)
     return Verdict(False, f"{objective} {new:.4f} does not beat {old:.4f} on {split}{note}", split, *measured)

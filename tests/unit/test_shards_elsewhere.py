@@ -33,6 +33,7 @@ from irstd.registry import lineage, models, promotion
 from irstd.training import loop
 from irstd.training.identity import identity
 from irstd.workspace import Workspace
+from tests.unit.test_derive import stripped
 
 # Within MLflow's own store, at its import.
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader:DeprecationWarning")
@@ -201,6 +202,19 @@ def test_promotion_and_lineage_find_shards_elsewhere(workspace, elsewhere, tmp_p
     links = dict(lineage.verify(workspace, made["1"], None, elsewhere))
     assert links["shards of other"] is None and links["configuration"] is None and links["weights"] is None
     assert "no such file" in dict(lineage.verify(workspace, made["1"], None, workspace.shards))["shards of other"]
+
+
+def test_promotion_reports_no_iou_from_pseudo_masks(sample_source, tmp_path, monkeypatch):
+    ingest(stripped(sample_source, tmp_path / "source", "boxes"), "sample", tmp_path / "data", tmp_path / "staging")
+    place = tmp_path / "shards"
+    shards.build(tmp_path / "data", place, configuration.ShardConfig(derive={"masks": "box"}))
+    made = {v: packaged(tmp_path / v, place, seed=int(v)) for v in "12"}
+    monkeypatch.setattr(models, "package", lambda _, uri: made[uri.rpartition("/")[2]])
+    one, two = (SimpleNamespace(name="m", version=v) for v in "12")
+    verdict = promotion.compare(SimpleNamespace(), two, one, place)
+    assert "pseudo-masks" in verdict.reason and not any(letter.isdigit() for letter in verdict.reason)
+    for row in verdict.challenger, verdict.champion:
+        assert row["iou"] is None and row["niou"] is None and "no IoU" in row["withheld"]
 
 
 def test_a_long_split_is_scored_without_being_held(sample_shards, tmp_path, monkeypatch):
