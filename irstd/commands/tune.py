@@ -8,6 +8,7 @@ from typing import Any
 from irstd import config as configuration
 from irstd.commands import train as training
 from irstd.commands.show import result, say, table
+from irstd.data.manifest import pseudo_masks
 from irstd.errors import InputError
 from irstd.files import canonical_json, read_json, sha256_text, write_json
 from irstd.training.record import finished
@@ -70,6 +71,12 @@ def search(
     if not sum(m.count("val", "labelled") for m in jobs[0].manifests):
         raise InputError(
             f"space {space.name}: no trial can report {metric}: the chosen sets have no labelled val split"
+        )
+    guessed = pseudo_masks(jobs[0].manifests, "val")
+    if guessed and metric in ("val_iou", "val_niou"):
+        raise InputError(
+            f"space {space.name}: no trial can report {metric}: the val masks of the chosen sets are pseudo-masks ({guessed}); "
+            "set objective.metric to pd"
         )
     say(
         f"space {space.name}: {len(jobs)} trials ({space.search}) over {', '.join(sorted(space.space))}; objective "

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from irstd import cli
 from irstd import config as configuration
-from irstd.commands import evaluate, train
+from irstd.commands import evaluate, train, tune
 from irstd.data import shards
 from irstd.data.ingest import ingest
 from irstd.data.manifest import read_all
@@ -215,6 +215,17 @@ def test_promotion_reports_no_iou_from_pseudo_masks(sample_source, tmp_path, mon
     assert "pseudo-masks" in verdict.reason and not any(letter.isdigit() for letter in verdict.reason)
     for row in verdict.challenger, verdict.champion:
         assert row["iou"] is None and row["niou"] is None and "no IoU" in row["withheld"]
+
+
+def test_a_search_for_the_best_iou_is_refused_where_masks_are_pseudo_masks(sample_source, workspace, tmp_path):
+    """Before anything is trained: no trial would report one."""
+    ingest(stripped(sample_source, tmp_path / "source", "boxes"), "sample", tmp_path / "data", tmp_path / "staging")
+    shards.build(tmp_path / "data", tmp_path / "shards", configuration.ShardConfig(derive={"masks": "box"}))
+    repository = Path(configuration.__file__).parents[1]
+    for name in "tune_spaces", "recipes":
+        shutil.copytree(repository / name, workspace.root / name)
+    with pytest.raises(InputError, match=r"no trial can report val_iou: .* pseudo-masks \(box\).*metric to pd"):
+        tune.search(workspace, "demo", {"data.sets": ["sample"], "train.batch": 2}, shards=tmp_path / "shards")
 
 
 def test_a_long_split_is_scored_without_being_held(sample_shards, tmp_path, monkeypatch):
