@@ -158,12 +158,15 @@ class ClipLoader:
             for indices, consumed in steps:
                 ahead.append((pool.submit(self._batch, indices), consumed))
                 if len(ahead) > 2 * self.workers:
-                    future, self.consumed = ahead.popleft()
-                    yield future.result()
+                    yield self._taken(*ahead.popleft())
             while ahead:
-                future, self.consumed = ahead.popleft()
-                yield future.result()
+                yield self._taken(*ahead.popleft())
         self._end()
+
+    def _taken(self, future: Future[Batch], consumed: int) -> Batch:
+        batch = future.result()  # one that fails is not consumed
+        self.consumed = consumed
+        return batch
 
     def _end(self) -> None:
         """A finished epoch leaves the loader at the start of the next."""

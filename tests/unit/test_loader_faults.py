@@ -76,6 +76,22 @@ def test_a_file_that_shrinks_under_a_guarded_reader_is_an_error(copied, workers)
     assert Path(f"/proc/{os.getpid()}").exists()
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_that_fails_is_not_consumed(copied, workers):
+    loader = ClipLoader(copied, "val", frames=1, batch_size=1, workers=workers)
+    number, row = int(loader.windows.sample_N[3]), int(loader.windows.row_N[3])
+    sample = loader.windows.samples[number]
+    offset, length, _, shape = sample.members["frames.npy"]
+    with open(loader.windows.paths[sample.tar], "r+b") as file:
+        file.seek(offset + row * length // shape[0])
+        file.write(b"\xff\xee")
+    taken = 0
+    with pytest.raises(WorkError, match="damaged"):
+        for _ in loader:
+            taken += 1
+    assert taken == loader.state_dict()["consumed"] == 3
+
+
 def test_an_error_of_the_disk_is_named(copied, monkeypatch):
     loader = ClipLoader(copied, "val", batch_size=1, guarded=True)
     read, calls = os.preadv, []
