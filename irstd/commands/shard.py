@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from irstd import config, versioning
 from irstd.commands.show import result, say
@@ -15,6 +17,8 @@ from irstd.data.manifest import read_all
 from irstd.data.processes import Processes
 from irstd.errors import InputError
 from irstd.workspace import Workspace
+
+_FOLLOW = "the workspace's shards follow params.yaml"
 
 
 def run(
@@ -27,7 +31,9 @@ def run(
     if workers is not None:
         os.environ["IRSTD_SHARD_WORKERS"] = str(workers)  # the stage is a process of its own
     if out is not None:
-        options = config.load(workspace.root, overrides=config.parse_overrides(overrides)).shard
+        values = config.parse_overrides(overrides)
+        _check_elsewhere(workspace, values, data or workspace.data, out)
+        options = config.load(workspace.root, overrides=values).shard
         if data is None:
             versioning.fetch_data(workspace, say)
         with _executor(workspace, workers) as run:
@@ -38,10 +44,24 @@ def run(
         result(**digests)
         return
     if overrides or data is not None:
-        raise InputError(
-            "the workspace's shards follow params.yaml; change shard.* there, or write elsewhere with --out DIR"
-        )
+        raise InputError(f"{_FOLLOW}; change shard.* there, or write elsewhere with --out DIR")
     ensure(workspace, quiet=False)
+
+
+def _check_elsewhere(workspace: Workspace, values: dict[str, Any], data: Path, out: Path) -> None:
+    """`InputError` where --out is no place of its own, or a key would be taken and change nothing."""
+    for key in values:
+        if not key.startswith("shard."):
+            raise InputError(
+                f"{key}: decides nothing about shards; irstd shard takes shard.* and builds every set of --data"
+            )
+    if re.match(r"[a-z][a-z0-9+.-]*:/", str(out)):  # a Path has lost one of the slashes
+        raise InputError(f"--out {out}: shards are written to a folder; name one, and copy it to the store afterwards")
+    for folder in (workspace.data, data):
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"--out {out}: lies in the data folder {folder}; name a folder outside it for the shards")
+    if out.resolve() == workspace.shards.resolve() and (values or data.resolve() != workspace.data.resolve()):
+        raise InputError(f"--out {out}: {_FOLLOW}; change shard.* there, or name another folder")
 
 
 @contextmanager

@@ -108,6 +108,26 @@ def test_what_the_workspace_s_shards_do_not_take(workspace, sample_data, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "out", "message"),
+    [
+        (["data.sets=[sample]"], "out", r"data\.sets: decides nothing about shards; irstd shard takes shard\.\*"),
+        (["train.epochs=3"], "out", r"train\.epochs: decides nothing"),
+        ([], "https:/host/bucket", "are written to a folder"),
+        ([], "s3:/bucket", "are written to a folder"),
+        ([], "data/x", "lies in the data folder"),
+        ([], "{data}/x", "lies in the data folder"),
+        (["shard.chunk=3"], "shards", "the workspace's shards follow params.yaml"),
+        ([], "shards", "the workspace's shards follow params.yaml"),
+    ],
+)
+def test_what_is_no_place_for_shards(workspace, sample_data, overrides, out, message):
+    before = tree(workspace.root), tree(sample_data)
+    with pytest.raises(InputError, match=message):
+        shard.run(workspace, overrides, sample_data, Path(out.format(data=sample_data)))
+    assert (tree(workspace.root), tree(sample_data)) == before
+
+
 def test_progress_has_an_estimate(monkeypatch):
     lines: list[str] = []
     now = iter([100.0, 103.0, 120.0, 140.0, 200.0])
