@@ -84,6 +84,7 @@ class ClipLoader:
         cache: Cache | None = None,
         dataset: Mapping[str, float] | None = None,
     ) -> None:
+        _check(frames, batch_size, crop, rank, world_size, workers, target_crop)
         self.manifests = read_all(shards, sets, cache)
         require(self.manifests, split, frames)
         self.gradient_spec = require_gradient(self.manifests, gradient_spec) if gradient else None
@@ -136,6 +137,8 @@ class ClipLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`. `InputError` where it was saved over other key frames or with another seed."""
+        if missing := {"seed", "epoch", "consumed", "frames"} - {*state}:
+            raise InputError(f"the loader's state lacks {', '.join(sorted(missing))}; give what `state_dict` returned")
         if state["frames"] != fingerprint(self.manifests, self.split) or state["seed"] != self.seed:
             raise InputError("the loader's state belongs to other shards or another seed; start a new run")
         self.epoch, self.consumed, self._loaded = state["epoch"], state["consumed"], True
@@ -259,6 +262,25 @@ class ClipLoader:
             top = min(max(int(y + down / 2) - draws[0] % h, 0), height - h)
             left = min(max(int(x + across / 2) - draws[1] % w, 0), width - w)
         return top, left, h, w
+
+
+def _check(
+    frames: int, batch_size: int, crop: int | None, rank: int, world_size: int, workers: int, target_crop: float
+) -> None:
+    """`InputError` for arguments that would give nothing, the same batch for ever, or another rank's key frames."""
+    for name, value, least in (
+        ("frames", frames, 1),
+        ("batch_size", batch_size, 1),
+        ("crop", 1 if crop is None else crop, 1),
+        ("world_size", world_size, 1),
+        ("workers", workers, 0),
+    ):
+        if value < least:
+            raise InputError(f"{name}={value}: give {least} or more")
+    if not 0 <= rank < world_size:
+        raise InputError(f"rank={rank}: ranks count from 0 to world_size - 1, here {world_size - 1}")
+    if not 0 <= target_crop <= 1:
+        raise InputError(f"target_crop={target_crop}: a probability, from 0 to 1")
 
 
 def collate(items: list[Batch], masks: bool, gradient: bool) -> Batch:

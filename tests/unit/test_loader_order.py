@@ -179,3 +179,26 @@ def test_a_state_of_other_shards_is_refused(sample_shards, sample_data, tmp_path
     ):
         with pytest.raises(InputError, match="belongs to other shards or another seed"):
             loader.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frames": 0}, "frames=0: give 1 or more"),
+        ({"batch_size": 0}, "batch_size=0: give 1 or more"),  # would give no key frame for ever
+        ({"crop": 0}, "crop=0: give 1 or more"),
+        ({"workers": -1}, "workers=-1: give 0 or more"),
+        ({"world_size": 0}, "world_size=0: give 1 or more"),
+        ({"rank": 2, "world_size": 2}, "rank=2: ranks count from 0 to world_size - 1, here 1"),
+        ({"rank": -1}, "rank=-1: ranks count from 0"),
+        ({"target_crop": 2}, "target_crop=2: a probability"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(sample_shards, options, message):
+    with pytest.raises(InputError, match=message):
+        ClipLoader(sample_shards, "val", **options)
+
+
+def test_a_state_of_something_else_is_refused(sample_shards):
+    with pytest.raises(InputError, match="state lacks consumed, epoch, frames, seed; give what `state_dict` returned"):
+        ClipLoader(sample_shards, "train").load_state_dict({"model": 1})
