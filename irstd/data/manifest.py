@@ -170,11 +170,14 @@ def read_all(shards: str | Path, sets: list[str] | None = None, cache: Cache | N
     path = f"{store.url}/manifest.json" if store else folder / "manifest.json"
     try:
         index = json.loads(store.read("manifest.json", _is_json)) if store else read_json(folder / "manifest.json")
-        known = index["sets"]
+        of_one = "sequences" in index
+        known = {} if of_one else index["sets"]
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{shards}: no shards here; build them first (irstd shard)") from None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged ({error}); build the shards again (irstd shard)") from None
+    if of_one:
+        raise InputError(f"{shards}: is the folder of one set; give the one above it, and choose with data.sets=[...]")
     chosen = sorted(set(sets or known))
     for name in chosen:
         if name not in known:

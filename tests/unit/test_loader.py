@@ -247,5 +247,7 @@ def test_requests_that_cannot_be_met(sample_shards, sample_source, tmp_path):
             ClipLoader(sample_shards, **options)
     with pytest.raises(InputError, match="no shards here; build them first"):
         ClipLoader(tmp_path, "val")
+    with pytest.raises(InputError, match="is the folder of one set; give the one above it"):
+        ClipLoader(sample_shards / "sample", "val")
     (batch,) = ClipLoader(sample_shards, "val", batch_size=1000)
     assert len(batch["key"]) == 7
