@@ -13,7 +13,7 @@ from irstd import config, versioning
 from irstd.commands.show import result, say
 from irstd.data import sequence
 from irstd.data import shards as building
-from irstd.data.manifest import read_all
+from irstd.data.manifest import Manifest, read_all
 from irstd.data.processes import Processes
 from irstd.errors import InputError
 from irstd.workspace import Workspace
@@ -95,12 +95,17 @@ def ensure(workspace: Workspace, quiet: bool = True) -> bool:
             say(f"warning: shards: set {name} left out: it cannot be split (see shard.split.by=block in params.yaml)")
     if not quiet or ran:
         for manifest in found:
-            counts = ", ".join(
-                f"{split} {c['labelled']} key frames in {c['sequences']} sequences"
-                for split, c in manifest.content["counts"].items()
-                if c["key_frames"]
-            )
-            say(f"  {manifest.set}: {counts}; digest {manifest.digest[:12]}")
+            say(f"  {manifest.set}: {counted(manifest)}; digest {manifest.digest[:12]}")
     if not quiet:
         result(**{m.set: m.digest for m in found})
     return ran
+
+
+def counted(manifest: Manifest) -> str:
+    """What a set has to train on and to measure with, for people."""
+    counts = [
+        f"{split} {c['labelled']} key frames in {c['sequences']} sequences"
+        for split, c in manifest.content["counts"].items()
+        if c["key_frames"]
+    ]
+    return ", ".join(counts) or "no labelled recording, so nothing to train on"

@@ -128,6 +128,14 @@ def test_what_is_no_place_for_shards(workspace, sample_data, overrides, out, mes
     assert (tree(workspace.root), tree(sample_data)) == before
 
 
+def test_a_set_without_labels_is_said_to_be_so(sample_shards):
+    manifest = Manifest.read(sample_shards / "sample")
+    assert "train 37 key frames" in shard.counted(manifest)
+    for counts in manifest.content["counts"].values():
+        counts["key_frames"] = 0
+    assert shard.counted(manifest) == "no labelled recording, so nothing to train on"
+
+
 def test_progress_has_an_estimate(monkeypatch):
     lines: list[str] = []
     now = iter([100.0, 103.0, 120.0, 140.0, 200.0])
