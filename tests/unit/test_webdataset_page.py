@@ -18,7 +18,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "WEBDATASET.md"
 def test_the_snippets_run_and_see_the_key_frames(sample_shards, sample_scenes, tmp_path, monkeypatch, capsys):
     (tmp_path / "shards").symlink_to(sample_shards)
     monkeypatch.chdir(tmp_path)
-    train, mapped = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    train, mapped, clips = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
     assert "irstd" not in train + mapped
     names: dict = {}
     exec(compile(train, "docs/WEBDATASET.md", "exec"), names)
@@ -42,3 +42,8 @@ def test_the_snippets_run_and_see_the_key_frames(sample_shards, sample_scenes, t
     key, *_ = capsys.readouterr().out.split()
     assert key == names["sample"]["key"] == "sample/a/000000"
     np.testing.assert_array_equal(names["frames"], sample_scenes["a"].frames_THW[:4])
+
+    names = {}
+    exec(compile(clips, "docs/WEBDATASET.md", "exec"), names)
+    assert names["x"].shape == (4, 5, 32, 32) and names["gradient"].shape == names["target"].shape == (4, 32, 32)
+    assert names["state"] | {"epoch": 1, "consumed": 36} == names["state"]
