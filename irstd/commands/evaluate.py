@@ -99,7 +99,7 @@ def score(package: Package, shards: str | Path, split: str, sets: list[str]) -> 
     have = [s for s in ("train", "val", "gate", "test") if sum(m.count(s, "labelled") for m in manifests)]
     if split not in have:
         raise InputError(
-            f"no labelled key frame in the split {split!r} of {', '.join(sets)}; there are: {', '.join(have)} (--split)"
+            f"no labelled key frame in the split {split!r} of {', '.join(sets)}; there are: {', '.join(have) or 'none'} (--split)"
         )
 
     def fresh() -> ClipLoader:

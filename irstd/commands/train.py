@@ -89,7 +89,8 @@ def prepare(config: Config, shards: str | Path) -> Job:
                 for m in manifests
                 if any("masks.npy" in e["members"] for h in m.shards("train") for e in h["samples"])
             ]
-            hint = f"; choose with data.sets=[{','.join(others)}]" if others else ""
+            choose = f", or choose with data.sets=[{','.join(others)}]" if others else ""
+            hint = f"; make them from its boxes with shard.derive.masks in params.yaml and irstd shard{choose}"
             raise InputError(f"set {manifest.set} has no masks, which {config.model.name} learns from{hint}")
     model = config.model
     stored = isinstance(model, GGLNetConfig) and model.gradient_branch and model.border == "replicate"
