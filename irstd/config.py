@@ -248,7 +248,7 @@ class DataConfig(Section):
 
     sets: list[str] = Field([], description="names of sets; empty means all")
     intensity: Literal["auto", "full_scale", "sequence", "dataset", "frame"] = Field(
-        "auto", description="counts to x; 'auto': full_scale for 8-bit recordings, sequence above"
+        "auto", description="counts to x; 'auto': full_scale for 8-bit recordings, frame above"
     )
     crop: int | None = Field(None, ge=16, description="side of training crops in pixels; none: whole frames")
     target_crop: float = Field(0.5, ge=0, le=1, description="probability that a crop is placed over a target")

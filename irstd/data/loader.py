@@ -102,6 +102,8 @@ class ClipLoader:
         self.train = split == "train"
         self.dataset = dataset or intensity.of_train(self.manifests)
         self._intensity = lru_cache(1024)(self._intensity_of)
+        # Of the rule "frame": offset and scale of each key frame once it was seen, the same in every epoch.
+        self._frame_scale_N2 = np.full((len(self.windows), 2), np.nan)
         self.masks = all("masks.npy" in s.members for s in self.windows.samples)
         self.pseudo_masks = pseudo_masks(self.manifests, split)  # how they were made where they are no annotation
         self.epoch = 0
@@ -201,7 +203,9 @@ class ClipLoader:
         boxes_M4 = windows.targets(number).boxes(row)
         rule, offset, scale = self._intensity(number)
         if rule == "frame":
-            offset, scale = intensity.offset_scale(rule, 16, frame_HW=clip_nHW[-1])
+            if np.isnan(self._frame_scale_N2[index, 0]):  # percentiles take longer than all the rest
+                self._frame_scale_N2[index] = intensity.offset_scale(rule, 16, frame_HW=clip_nHW[-1])
+            offset, scale = self._frame_scale_N2[index].tolist()
         height, width = clip_nHW.shape[1:]
         draws = _draws(self.seed, self.epoch, name, frame)
         top, left, h, w = 0, 0, height, width

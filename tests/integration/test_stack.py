@@ -204,7 +204,10 @@ def _check_ray(workspace: Workspace) -> None:
 
 
 def _check_half_up(workspace: Workspace, record: stack.control.Record) -> None:
-    os.kill(record["services"]["worker"]["pid"], signal.SIGKILL)
+    worker = record["services"]["worker"]
+    os.kill(worker["pid"], signal.SIGKILL)
+    while processes.running(worker["pid"], worker["created"]):
+        time.sleep(0.05)
     rows = {row["service"]: row["state"] for row in stack.status(workspace, say=lambda line: None)}
     assert rows == {"prefect": "up", "mlflow": "up", "ray": "up", "worker": "dead"}
     assert Workspace.find(workspace.root).stack == {}
