@@ -17,6 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -184,14 +185,15 @@ class Store:
         with FileLock(self.cache.folder / ".evict.lock"):
             found = []
             for path in self.cache.folder.glob("*.tar"):
-                status = path.stat()
-                found.append((status.st_mtime_ns, path, status.st_size))
+                with suppress(FileNotFoundError):  # found damaged by another process, and removed
+                    status = path.stat()
+                    found.append((status.st_mtime_ns, path, status.st_size))
             total = sum(size for *_, size in found)
             for _, path, size in sorted(found):
                 if total <= self.cache.limit:
                     break
                 if path != keep:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
                     total -= size
 
     def _disk(self, error: OSError) -> WorkError:

@@ -79,7 +79,7 @@ def build_set(
     with writing(building):
         for path in building.glob("*"):  # what no one wants any more takes no room
             if path.stem not in wanted or path.stem in there or not path.with_suffix(".tar").exists():
-                path.unlink()
+                path.unlink(missing_ok=True)  # a worker that outlives its build may just have renamed it
     entries = {key: entry for key, (_, entry) in there.items()}
     entries |= {path.stem: read_json(path) for path in building.glob("*.json")}
     jobs = [

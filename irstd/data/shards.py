@@ -10,6 +10,7 @@ over by the next one.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import time
@@ -28,6 +29,8 @@ from irstd.data.shard_build import Map, Progress, build_set, of_set
 from irstd.data.shard_plan import Stretch
 from irstd.errors import InputError
 from irstd.files import read_json, writing
+
+_BLOCK = re.compile(r"(.+)\[(\d+):(\d+)\]")  # the label of a stretch that is a part of its sequence
 
 
 class _CannotSplitError(InputError):
@@ -155,24 +158,26 @@ def _is_set(folder: Path) -> bool:
 
 
 def _check_way(folder: Path, plan: dict[str, list[Stretch]]) -> None:
-    """`InputError` where a set that was cut into blocks would be split by groups: its test frames would become train frames.
+    """`InputError` where frames of a set that was cut into blocks would move to another split.
 
-    That is what happens when its third group arrives, and it is not to happen unnoticed.
+    That happens when its third group arrives, or when shares or gaps change, and it is not to happen unnoticed.
     """
     old = folder.with_name(f".{folder.name}.old")  # where a build was killed between its renamings
     try:
         before = Manifest.read(folder if folder.exists() else old).content["splits"]
     except InputError:  # none there, or it is built anew
         return
-    cut = {label.partition("[")[0] for labels in before.values() for label in labels if "[" in label}
-    for stretches in plan.values():
-        for stretch in stretches:
-            if stretch.label in cut:
-                raise InputError(
-                    f"set {stretch.sequence.set}: its shards were cut into blocks, and its groups now have splits of "
-                    f"their own (splits.json), which would move frames from test to train; to begin anew by groups, "
-                    f"remove {folder}"
-                )
+    cut = [(split, *match) for split in before for label in before[split] if (match := _BLOCK.findall(label))]
+    for was, (name, start, stop) in cut:
+        for split, stretches in plan.items():
+            for stretch in stretches:
+                same = split != was and stretch.sequence.name == name
+                if same and max(stretch.start, int(start)) < min(stretch.stop, int(stop)):
+                    raise InputError(
+                        f"set {stretch.sequence.set}: its shards were cut into blocks, and frames of {name} would move from "
+                        f"{was} to {split} (groups that now have splits of their own, or another shard.split or "
+                        f"shard.frames); leave these as they were, or, to begin anew, remove {folder}"
+                    )
 
 
 def _plan(data: Path, name: str, config: ShardConfig) -> dict[str, list[Stretch]]:

@@ -44,6 +44,11 @@ def read(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not readable ({error}): restore it from the version before") from None
     if not isinstance(tree, dict) or tree.get("schema") != SCHEMA or not isinstance(tree.get("groups"), dict):
         raise InputError(f"{path}: not of schema {SCHEMA}: restore it from the version before")
+    for group, split in tree["groups"].items():
+        if split not in (*SPLITS, UNLABELLED, UNLISTED):
+            raise InputError(
+                f"{path}: group {group!r} is in {split!r}, which is no split: restore it from the version before"
+            )
     return tree
 
 

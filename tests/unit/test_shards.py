@@ -264,6 +264,30 @@ def test_a_set_keeps_its_way_of_splitting(tmp_path):
     assert manifest(out / "odd")["split_by"] == "group"
 
 
+def test_blocks_stay_where_they_are(tmp_path):
+    """Other shares would move frames from one split to another; a wider gap only takes some away."""
+    add_set(tmp_path / "data", "odd", {"p": 60, "q": 62})
+    out = tmp_path / "shards"
+    shards.build(tmp_path / "data", out, ShardConfig(frames=3, split=SplitConfig(by="block")))
+    before = tree(out)
+    with pytest.raises(InputError, match=r"^set odd: .*frames of p would move from gate to val .*remove .*shards/odd$"):
+        moved = SplitConfig(by="block", train=0.9, val=0.04, gate=0.03, test=0.03)
+        shards.build(tmp_path / "data", out, ShardConfig(frames=3, split=moved))
+    assert tree(out) == before
+    shards.build(tmp_path / "data", out, ShardConfig(frames=4, split=SplitConfig(by="block")))
+    assert manifest(out / "odd")["frames"] == 4
+
+
+def test_a_split_that_is_none_is_refused(tmp_path):
+    add_set(tmp_path / "data", "odd", {"p": 8, "q": 8, "r": 8})
+    path = tmp_path / "data" / "odd" / "splits.json"
+    content = json.loads(path.read_text())
+    content["groups"][next(iter(content["groups"]))] = "trian"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="splits.json: group .* is in 'trian', which is no split"):
+        shards.build(tmp_path / "data", tmp_path / "shards", ShardConfig(frames=3))
+
+
 def test_a_short_sequence_is_named(tmp_path):
     add_set(tmp_path / "data", "odd", {"p": 6})
     with pytest.raises(InputError, match=r"^set odd: sequence p: 6 frames are too few"):
