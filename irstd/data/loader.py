@@ -106,6 +106,7 @@ class ClipLoader:
         self._frame_scale_N2 = np.full((len(self.windows), 2), np.nan)
         self.masks = all("masks.npy" in s.members for s in self.windows.samples)
         self.pseudo_masks = pseudo_masks(self.manifests, split)  # how they were made where they are no annotation
+        self.manifests = [manifest.without_shards() for manifest in self.manifests]  # the windows have what they need
         self.epoch = 0
         self.consumed = 0  # key frames of this epoch that all ranks together have been given
         self._loaded = False  # the next iteration goes on from a state

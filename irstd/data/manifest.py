@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -100,6 +100,10 @@ class Manifest:
         if self.store is None:
             return partial(open, self.folder / shard["file"], "rb")
         return partial(self.store.open, f"{self.set}/{shard['file']}", shard["sha256"])
+
+    def without_shards(self) -> Manifest:
+        """The same without the entries of its samples, which take most of its memory."""
+        return replace(self, content={name: value for name, value in self.content.items() if name != "shards"})
 
     def count(self, split: str, what: str) -> int:
         return self.content["counts"].get(split, {}).get(what, 0)

@@ -82,7 +82,6 @@ class Windows:
     def __init__(
         self, manifests: list[Manifest], split: str, labelled_only: bool = True, *, guarded: bool = False
     ) -> None:
-        self.manifests = {m.set: m for m in manifests}
         self.guarded = guarded
         self.samples: list[Sample] = []
         self.tars: list[Tar] = []
