@@ -26,11 +26,12 @@ import numpy as np
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 import cv2
 
+from irstd.data import cptv
 from irstd.data.containers import declared_bytes
 from irstd.data.stills import check_side, is_still, read_still, stills_in
 from irstd.errors import InputError
 
-SUFFIXES = frozenset({".mkv", ".mp4", ".avi", ".mov"})
+SUFFIXES = frozenset({".mkv", ".mp4", ".avi", ".mov", cptv.SUFFIX})
 DEPTHS = {"uint8": 8, "uint16": 16}
 REMEDY = "convert it without loss to FFV1 in an mkv, pixel format gray or gray16le"
 
@@ -137,6 +138,9 @@ class Recording:
                 yield from read_still(path, f"{self.where}/{path.name}")
         elif is_still(self.path):
             yield from read_still(self.path, self.where)
+        elif cptv.is_cptv(self.path):
+            self.fps = cptv.read_header(self.path, self.where).fps
+            yield from cptv.read_frames(self.path, self.where)
         else:
             yield from self._video()
 
@@ -197,7 +201,7 @@ class Recording:
         if self.path.is_dir():
             files = stills_in(self.path)
             return found + [self._grey(next(read_still(files[i], self.where))) for i in indices if i < len(files)]
-        if is_still(self.path):
+        if is_still(self.path) or cptv.is_cptv(self.path):
             wanted = set(indices)
             return found + [self._grey(image) for i, image in enumerate(self._raw()) if i in wanted]
         capture = self._opened_video()

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from recordings import shared
 
+from irstd.config import ShardConfig
+from irstd.data import shards
 from irstd.data.cptv import CptvHeader, is_cptv, read_frames, read_header
+from irstd.data.ingest import ingest
+from irstd.data.loader import ClipLoader
+from irstd.data.video import frames_at
 from irstd.errors import InputError
 
 
@@ -192,3 +197,25 @@ def test_real_recordings():
     assert (first.min(), first.max()) == (2648, 3184)
     assert first[99, 119, -3:].tolist() == [2694, 2694, 2701] and int(first.sum(dtype=np.int64)) == 5168381733
     assert [read_header(folder / f"{name}.cptv").version for name in ("v1", "v2")] == [1, 2]
+
+
+def test_counts_reach_the_loader_as_they_are(tmp_path):
+    """Recording, ingest, shards, batch: equal to the bit; labels and rate come along."""
+    source = tmp_path / "source"
+    source.mkdir()
+    scenes = {name: scene(seed, 2900, 3020, (6, 20, 24)) for seed, name in enumerate("abc")}
+    for name, frames_THW in scenes.items():
+        write(source / f"{name}.cptv", recording(frames_THW, 9, 2))
+        (source / f"{name}.csv").write_text("frame,x,y,w,h\n2,3,4,2,2\n")
+    ingest(source, "thermal", tmp_path / "data", tmp_path / "staging")
+    shards.build(tmp_path / "data", tmp_path / "shards", ShardConfig(frames=3, chunk=4))
+    seen = 0
+    for split in ("train", "val", "test"):
+        for batch in ClipLoader(tmp_path / "shards", split, frames=1, batch_size=1):
+            name, index = batch["key"][0]
+            expected = scenes[name.removeprefix("thermal/")][index]
+            assert batch["frames"].dtype == np.uint16 and np.array_equal(batch["frames"][0, 0], expected)
+            assert len(batch["boxes"][0]) == (index == 2)
+            seen += 1
+    assert seen == 18
+    assert [frame_HW.tolist() for frame_HW in frames_at(source / "b.cptv", [0, 5])] == scenes["b"][[0, 5]].tolist()

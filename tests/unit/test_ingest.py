@@ -49,7 +49,7 @@ def test_files_that_were_not_read_are_named(tmp_path: Path, run: Callable[..., I
     source = recordings(tmp_path / "source", "ab")
     (source / "a.yaml").write_text("bit_depth: 14\n")
     assert not [message for message in run(source).messages if message.startswith("not read")]
-    for name in ("thermal.cptv", "list.txt", "notes.md", "c.csv", ".hidden"):
+    for name in ("thermal.seq", "list.txt", "notes.md", "c.csv", ".hidden"):
         (source / name).write_text(CSV)
     # Labels and sidecars of recordings that are there already count as read.
     line = next(message for message in run(source).messages if message.startswith("not read: "))

@@ -97,7 +97,7 @@ def scan(source: Path) -> Listing:
     if source.is_file():
         if not (is_video(source) or is_still(source)):
             raise InputError(
-                f"{source.name}: not a recording: give a video (mkv, mp4, avi, mov), an image, or a folder"
+                f"{source.name}: not a recording: give a video (mkv, mp4, avi, mov, cptv), an image, or a folder"
             )
         beside = [source.stem + ending for ending in (".csv", ".yaml", ".annotations.json")]
         names = [source.name, *(name for name in [*beside, SIDECAR] if (source.parent / name).is_file())]
