@@ -75,6 +75,9 @@ def build(
         _check_way(out / name, plan)
     for name, reason in left.items():
         warn(f"shards: set {name} left out: {reason}")
+    stretches = [stretch for plan in plans.values() for found in plan.values() for stretch in found]
+    if config.split.by == "block" and not left and not any("[" in stretch.label for stretch in stretches):
+        warn("shards: shard.split.by=block decides nothing here: all groups have splits (splits.json)")
     alike = {name: _duplicates(data, out, name, plan, config, warn) for name, plan in plans.items()}
     found: dict[str, str] = {}
     with _locked(out, warn):

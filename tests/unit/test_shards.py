@@ -278,6 +278,18 @@ def test_blocks_stay_where_they_are(tmp_path):
     assert manifest(out / "odd")["frames"] == 4
 
 
+def test_blocks_of_groups_that_have_splits_are_said_to_decide_nothing(tmp_path):
+    add_set(tmp_path / "data", "odd", {"p": 8, "q": 8, "r": 8})
+    said: list[str] = []
+    shards.build(
+        tmp_path / "data",
+        tmp_path / "shards",
+        ShardConfig(frames=3, split=SplitConfig(by="block")),
+        warn=said.append,
+    )
+    assert said == ["shards: shard.split.by=block decides nothing here: all groups have splits (splits.json)"]
+
+
 def test_a_split_that_is_none_is_refused(tmp_path):
     add_set(tmp_path / "data", "odd", {"p": 8, "q": 8, "r": 8})
     path = tmp_path / "data" / "odd" / "splits.json"
