@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,7 +43,7 @@ class Detections:
         return replace(self, boxes_N4=self.boxes_N4[kept_N], scores_N=self.scores_N[kept_N])
 
 
-class Model(nn.Module):
+class Model(nn.Module, ABC):
     """All that training, evaluation, registry and inference know of a network, besides `loss` and `predict`.
 
     task: "segmentation", where `predict` gives masks and their components as boxes, or "detection", where it gives boxes.
@@ -61,13 +62,32 @@ class Model(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @abstractmethod
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The training loss of a batch and its parts."""
-        raise NotImplementedError
 
+    @abstractmethod
+    def detect(self, batch: Batch, placements: list[Placement]) -> list[Detections]:
+        """One `Detections` for each key frame of a batch as the network gets it, in original pixels."""
+
+    @torch.no_grad()
     def predict(self, batch: Batch) -> list[Detections]:
-        """One `Detections` for each key frame."""
-        raise NotImplementedError
+        """One `Detections` for each key frame, in original pixels.
+
+        Native frames of one true size go together, each without its padding; resized ones have one size and all go
+        together, a letterbox with its padding.
+        """
+        batch, placements = self.resize(to_device(batch, self.device))
+        if not self.resize.native:
+            return self.detect(batch, placements)
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, placement in enumerate(placements):
+            groups.setdefault(placement.original, []).append(index)
+        found: dict[int, Detections] = {}
+        for indices in groups.values():
+            part = self.detect(true_part(batch, indices), [placements[index] for index in indices])
+            found |= zip(indices, part, strict=True)
+        return [found[index] for index in range(len(placements))]
 
 
 class SegmentationModel(Model):
@@ -96,27 +116,15 @@ class SegmentationModel(Model):
         logit_B1HW = self(*self.inputs(batch))
         return segmentation_loss(logit_B1HW, batch["masks"].unsqueeze(1), self.loss_config)
 
-    @torch.no_grad()
-    def predict(self, batch: Batch) -> list[Detections]:
-        """One `Detections` for each key frame, in original pixels.
-
-        Native frames of one true size go together, each without its padding; resized ones have one size and all go
-        together, a letterbox with its padding.
-        """
-        batch, placements = self.resize(to_device(batch, self.device))
-        found: list[Detections | None] = [None] * len(batch["frames"])
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, placement in enumerate(placements):
-            groups.setdefault(placement.original if self.resize.native else (), []).append(index)
-        for indices in groups.values():
-            part = true_part(batch, indices) if self.resize.native else batch
-            logit_B1HW = self(*self.inputs(part))
-            probability_BHW = torch.sigmoid(logit_B1HW[:, 0].float()).cpu().numpy()
-            for index, probability_HW in zip(indices, probability_BHW, strict=True):
-                height, width = placements[index].placed
-                item = detections_of(probability_HW[:height, :width], self.threshold)
-                found[index] = item if self.resize.native else placed_back(item, placements[index])
-        return [item for item in found if item is not None]
+    def detect(self, batch: Batch, placements: list[Placement]) -> list[Detections]:
+        logit_B1HW = self(*self.inputs(batch))
+        probability_BHW = torch.sigmoid(logit_B1HW[:, 0].float()).cpu().numpy()
+        found = []
+        for placement, probability_HW in zip(placements, probability_BHW, strict=True):
+            height, width = placement.placed
+            item = detections_of(probability_HW[:height, :width], self.threshold)
+            found.append(item if self.resize.native else placed_back(item, placement))
+        return found
 
 
 def placed_back(found: Detections, placement: Placement) -> Detections:

@@ -16,7 +16,7 @@ from torch import nn
 
 from irstd.config import DGRConfig, GILSConfig
 from irstd.errors import InputError
-from irstd.models.batch import Batch, normalised, to_device, true_part
+from irstd.models.batch import Batch, normalised, to_device
 from irstd.models.bp_fpn.backbone import scaled, widths
 from irstd.models.bp_fpn.dgr import AuxiliaryHeads, consistency
 from irstd.models.bp_fpn.gils import ALL
@@ -27,6 +27,7 @@ from irstd.models.bp_fpn.neck import MotionNeck
 from irstd.models.bp_fpn.postprocess import detections_of
 from irstd.models.bp_fpn.pyramid import Levels, Pyramid
 from irstd.models.contract import Detections, Model
+from irstd.models.resize import Placement
 
 if TYPE_CHECKING:
     from irstd.models.bp_fpn.stream import Stream
@@ -201,23 +202,13 @@ class BPFPN(Model):
             total, parts = total + self.loss_config.motion * value, parts | {"motion": value.detach()}
         return total, parts
 
-    @torch.no_grad()
-    def predict(self, batch: Batch) -> list[Detections]:
-        """One `Detections` for each key frame in original pixels, all with a score of at least `min_score`, without masks.
-
-        Native frames of one true size go together, each without its padding; resized ones have one size and all go together.
-        """
-        batch, placements = self.resize(to_device(batch, self.device))
-        found: list[Detections | None] = [None] * len(batch["frames"])
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, placement in enumerate(placements):
-            groups.setdefault(placement.original if self.resize.native else (), []).append(index)
-        for indices in groups.values():
-            part = true_part(batch, indices) if self.resize.native else batch
-            for index, raw_CHW in zip(indices, self(normalised(part)), strict=True):
-                (item,) = detections_of(raw_CHW.unsqueeze(0), *placements[index].placed, self.min_score, self.nms)
-                found[index] = replace(item, boxes_N4=placements[index].boxes_back(item.boxes_N4))
-        return [item for item in found if item is not None]
+    def detect(self, batch: Batch, placements: list[Placement]) -> list[Detections]:
+        """All with a score of at least `min_score`, without masks."""
+        found = []
+        for raw_CHW, placement in zip(self(normalised(batch)), placements, strict=True):
+            (item,) = detections_of(raw_CHW.unsqueeze(0), *placement.placed, self.min_score, self.nms)
+            found.append(replace(item, boxes_N4=placement.boxes_back(item.boxes_N4)))
+        return found
 
 
 def _up_to(side: int, multiple: int) -> int:
