@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from runs import Keeper
 from safetensors.torch import load_file
 
 from irstd import config as configuration
@@ -41,19 +40,6 @@ TINY = {
 
 def tiny(**more):
     return configuration.load(overrides=TINY | {k.replace("__", "."): v for k, v in more.items()}, model="bp-fpn")
-
-
-class Keeper:
-    """A report callable that keeps every checkpoint, and may die after one of them."""
-
-    def __init__(self, folder: Path, die_after: int | None = None) -> None:
-        self.folder, self.die_after, self.metrics = folder, die_after, []
-
-    def __call__(self, metrics, folder):
-        self.metrics.append(metrics)
-        shutil.copytree(folder, self.folder / f"epoch-{metrics['epoch']}")
-        if metrics["epoch"] == self.die_after:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")

@@ -122,24 +122,24 @@ def test_coco_loses_nothing(all_: list[Annotations], split: str | None) -> None:
             assert found[each.sequence.name][0] == split
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(labelled(False, True, False), min_size=1, max_size=3), st.sampled_from([None, "train", "test"]))
-def test_mot_loses_nothing(all_: list[Annotations], split: str | None) -> None:
+def comes_back(format: str, all_: list[Annotations], split: str | None) -> None:
     items = [item(f"s{i}", found, split) for i, found in enumerate(all_)]
-    found = back(FORMATS["mot"], items)
+    found = back(FORMATS[format], items)
     for each in items:
         same(found[each.sequence.name][1], each.annotations)
         assert found[each.sequence.name][0] == split
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(labelled(False, True, False), min_size=1, max_size=3), st.sampled_from([None, "train", "test"]))
+def test_mot_loses_nothing(all_: list[Annotations], split: str | None) -> None:
+    comes_back("mot", all_, split)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(labelled(False, False, True), min_size=1, max_size=3), st.sampled_from([None, "train", "val"]))
 def test_yolo_loses_nothing(all_: list[Annotations], split: str | None) -> None:
-    items = [item(f"s{i}", found, split) for i, found in enumerate(all_)]
-    found = back(FORMATS["yolo"], items)
-    for each in items:
-        same(found[each.sequence.name][1], each.annotations)
-        assert found[each.sequence.name][0] == split
+    comes_back("yolo", all_, split)
 
 
 def test_masks_in_coco() -> None:

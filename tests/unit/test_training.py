@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import Keeper
 from safetensors.torch import load_file, save_file
 
 from irstd import config as configuration
@@ -32,19 +33,6 @@ TINY = {
 
 def tiny(**more):
     return configuration.load(overrides=TINY | {k.replace("__", "."): v for k, v in more.items()})
-
-
-class Keeper:
-    """A report callable that keeps every checkpoint, and may die after one of them."""
-
-    def __init__(self, folder: Path, die_after: int | None = None) -> None:
-        self.folder, self.die_after, self.metrics = folder, die_after, []
-
-    def __call__(self, metrics, folder):
-        self.metrics.append(metrics)
-        shutil.copytree(folder, self.folder / f"epoch-{metrics['epoch']}")
-        if metrics["epoch"] == self.die_after:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
