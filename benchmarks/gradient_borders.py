@@ -26,12 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.painting import build_shards
-from benchmarks.trials import SETTINGS, Trial, run_all, table
+from benchmarks.trials import SETTINGS, Trial, loader, run_all, table
 from irstd import config as configuration
 from irstd.bench.timing import Side, interleaved, machine, pinned
-from irstd.bench.train import Feed
-from irstd.config import Config, GradientConfig, ShardConfig
-from irstd.data.loader import ClipLoader
+from irstd.bench.train import Feed, endless
+from irstd.config import GradientConfig, ShardConfig
 from irstd.training.loop import Run
 
 CROP = 96
@@ -46,21 +45,6 @@ def listed(data: Path, source: Path) -> Path:
 
 def shards(source: Path, work: Path, gradient: GradientConfig) -> Path:
     return build_shards(source, work, "stills", ShardConfig(frames=1, gradient=gradient))
-
-
-def loader(config: Config, folder: Path, split: str, gradient: bool = True) -> ClipLoader:
-    """The product's loader, its map handed on whatever border it was stored with."""
-    train = split == "train"
-    return ClipLoader(
-        folder,
-        split,
-        frames=1,
-        batch_size=config.train.batch if train else 1,
-        crop=config.data.crop if train else None,
-        seed=config.train.seed,
-        target_crop=config.data.target_crop,
-        gradient=gradient,
-    )
 
 
 def trials(data: Path, work: Path) -> list[Trial]:
@@ -97,11 +81,6 @@ def step_times(data: Path, work: Path, seconds: float, crops: tuple[int, ...] = 
                 lines.append(f"{what}, crops of {crop}: stored takes {each:.2f} ms of CPU")
                 lines += [f"  {n} / stored: {timing.ratio('stored', n)}" for n in places if n != "stored"]
     return [machine(os.cpu_count() or 1), *lines]
-
-
-def endless(batches: ClipLoader) -> Iterator[dict[str, Any]]:
-    while True:
-        yield from batches
 
 
 def training(run: Run, feed: Feed) -> Side:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ import cv2
 import numpy as np
 
 from benchmarks.painting import build_shards, paint, write_recording
-from benchmarks.trials import Trial, run_all, table
-from irstd.config import Config, ShardConfig
+from benchmarks.trials import Trial, loader, run_all, table
+from irstd.config import ShardConfig
 from irstd.data.cptv import read_frames
 from irstd.data.intensity import RULES
 from irstd.data.loader import ClipLoader
@@ -89,24 +90,6 @@ class SpanScale(FixedScale):
     offset, scale = float(OFFSET), 1 / SPAN
 
 
-def loaders(kind: type[ClipLoader]) -> Any:
-    """The product's loaders with `kind` in the place of `ClipLoader`."""
-
-    def make(config: Config, shards: Path, split: str) -> ClipLoader:
-        train = split == "train"
-        return kind(
-            shards,
-            split,
-            frames=1,
-            batch_size=config.train.batch if train else 1,
-            crop=config.data.crop if train else None,
-            seed=config.train.seed,
-            target_crop=config.data.target_crop,
-        )
-
-    return make
-
-
 def trials(data: Path, work: Path) -> list[Trial]:
     given = recordings(data, work / "source" / "recordings")
     stills(data, work / "source" / "stills")
@@ -121,9 +104,11 @@ def trials(data: Path, work: Path) -> list[Trial]:
             if (study, rule) == ("stills", "frame"):
                 continue  # a still is a sequence of one frame: the same offset and scale as `sequence`, to the bit
             settings = {"data.crop": crops[study], "data.intensity": "auto" if rule == "full_scale" else rule}
-            fixed = loaders(FixedScale) if rule == "full_scale" else None
+            fixed = partial(loader, kind=FixedScale) if rule == "full_scale" else None
             found.append(Trial(study, rule, shards, settings, fixed))
-    found.append(Trial("stills", "full_scale of 8 bits", places["stills"], {"data.crop": 96}, loaders(SpanScale)))
+    found.append(
+        Trial("stills", "full_scale of 8 bits", places["stills"], {"data.crop": 96}, partial(loader, kind=SpanScale))
+    )
     return found
 
 

@@ -36,6 +36,23 @@ SETTINGS: dict[str, Any] = {
 Loaders = Callable[[configuration.Config, Path, str], ClipLoader]
 
 
+def loader(
+    config: configuration.Config, folder: Path, split: str, gradient: bool = True, kind: type[ClipLoader] = ClipLoader
+) -> ClipLoader:
+    """The product's loader, or one of its `kind`; a stored map is handed on whatever border it was stored with."""
+    train = split == "train"
+    return kind(
+        folder,
+        split,
+        frames=1,
+        batch_size=config.train.batch if train else 1,
+        crop=config.data.crop if train else None,
+        seed=config.train.seed,
+        target_crop=config.data.target_crop,
+        gradient=gradient,
+    )
+
+
 @dataclass(frozen=True)
 class Trial:
     """`study` and `arm` name the row; `settings` are dotted paths; `loaders` makes other loaders than the product's."""

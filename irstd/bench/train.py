@@ -74,7 +74,7 @@ def measure(
         config = configuration.load(overrides=options)
         run = Run(config, shards, device, log=lambda line: None)
         ready = _ready(config, shards)
-        feeds = {"from shards": Feed(_endless(run.loader), device), "batch ready": Feed(repeat(ready), device)}
+        feeds = {"from shards": Feed(endless(run.loader), device), "batch ready": Feed(repeat(ready), device)}
 
         def side(feed: Feed) -> Any:
             def epoch() -> tuple[int, float]:
@@ -114,6 +114,7 @@ def _ready(config: configuration.Config, shards: Path) -> Batch:
     return one
 
 
-def _endless(loader: Any) -> Iterator[Batch]:
+def endless(loader: Any) -> Iterator[Batch]:
+    """Batches epoch after epoch."""
     while True:
         yield from loader

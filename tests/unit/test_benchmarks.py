@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from recordings import shared
 
-from benchmarks import gradient_borders, intensity_rules
+from benchmarks import intensity_rules
 from benchmarks.painting import build_shards, paint, write_recording
-from benchmarks.trials import Trial, false_pixels, run_all, table
+from benchmarks.trials import Trial, false_pixels, loader, run_all, table
 from irstd import config as configuration
 from irstd.config import GradientConfig, ShardConfig
 from irstd.data.gradient import gradient_magnitude
@@ -102,7 +103,7 @@ def test_recordings_reach_the_shards_as_they_were_painted(painted, shards):
 
 
 def test_a_stated_scale_reaches_image_and_gradient(shards):
-    make = intensity_rules.loaders(intensity_rules.FixedScale)
+    make = partial(loader, kind=intensity_rules.FixedScale)
     for split, size in (("train", 2), ("val", 1)):
         theirs = next(iter(make(config(), shards, split)))
         assert len(theirs["frames"]) == size
@@ -117,7 +118,7 @@ def test_zeros_beyond_the_border_reach_the_network_in_whole_images(painted, tmp_
     folder = build_shards(
         painted, tmp_path, "p", ShardConfig(frames=1, gradient=GradientConfig(padding="zero")), SPLITS
     )
-    batch = next(iter(gradient_borders.loader(config(**{"data.intensity": "sequence"}), folder, "val")))
+    batch = next(iter(loader(config(**{"data.intensity": "sequence"}), folder, "val")))
     ring = batch["gradient"][0, 0]
     assert ring.min() > 20 * np.median(batch["gradient"][0, 5:-5, 5:-5])
 
@@ -125,7 +126,7 @@ def test_zeros_beyond_the_border_reach_the_network_in_whole_images(painted, tmp_
 def test_rows_are_kept_and_runs_not_repeated(shards, tmp_path, capsys):
     out = tmp_path / "rows.jsonl"
     small = {"model.width": 4, "train.batch": 2, "data.crop": 32}
-    made = intensity_rules.loaders(intensity_rules.FixedScale)
+    made = partial(loader, kind=intensity_rules.FixedScale)
     trials = [Trial("p", "sequence", shards, small), Trial("p", "full_scale", shards, small, made)]
     first = run_all(trials, [0], 3, out)
     assert [row["arm"] for row in first] == ["sequence", "full_scale"]
