@@ -40,7 +40,7 @@ def measure(folder: Path, seconds: float, scenes: Scenes | None = None) -> Repor
         pieces = chunks(Stretch(video, "train", 0, video.frames), FRAMES, CHUNK)
         spec = GradientSpec()
         tar, scratch = folder / "written.tar", folder / "scratch"
-        entry = write_tar(tar, pieces, spec.to_dict(), {})
+        entry = write_tar(tar, pieces, {"gradient": spec.to_dict()})
         stored = tar.read_bytes()
         frames_nHW = np.stack(list(video.read()))
         samples = [_arrays(stored, sample) for sample in entry["samples"]]
@@ -66,7 +66,7 @@ def measure(folder: Path, seconds: float, scenes: Scenes | None = None) -> Repor
             return timed(side)
 
         sides = {
-            "writer": counted(lambda: write_tar(tar, pieces, spec.to_dict(), {})),
+            "writer": counted(lambda: write_tar(tar, pieces, {"gradient": spec.to_dict()})),
             "decode": counted(lambda: list(video.read())),
             "gradient": counted(lambda: gradient_map(frames_nHW, spec.operator, spec.padding)),
             "hash": counted(lambda: hashlib.sha256(stored).hexdigest()),

@@ -45,7 +45,6 @@ class Job:
     folder: Path
     key: str
     pieces: list[Chunk]
-    gradient: dict | None
     options: dict
     shown: Path
 
@@ -83,7 +82,7 @@ def build_set(
     entries = {key: entry for key, (_, entry) in there.items()}
     entries |= {path.stem: read_json(path) for path in building.glob("*.json")}
     jobs = [
-        Job(building, key, pieces, gradient, options, final / file)
+        Job(building, key, pieces, options, final / file)
         for key, (file, _, pieces) in wanted.items()
         if key not in entries
     ]
@@ -126,7 +125,7 @@ def write_job(job: Job) -> tuple[str, Entry]:
     tar, note = job.folder / f"{job.key}.tar", job.folder / f"{job.key}.json"
     part = job.folder / f"{job.key}.{secrets.token_hex(4)}.part"
     try:
-        entry = write_tar(part, job.pieces, job.gradient, job.options, job.shown)
+        entry = write_tar(part, job.pieces, job.options, job.shown)
         with writing(job.shown):
             write_json(note, entry)
             os.replace(part, tar)

@@ -31,14 +31,14 @@ from irstd.files import canonical_json, writing
 _PIECE = 2**18  # bytes hashed and written at a time
 
 
-def write_tar(
-    path: Path, pieces: list[Chunk], gradient: dict | None, build: dict, shown: Path | None = None
-) -> dict[str, Any]:
+def write_tar(path: Path, pieces: list[Chunk], build: dict, shown: Path | None = None) -> dict[str, Any]:
     """Write `pieces` to `path` (a temporary name: the caller renames) and return the manifest's entry without `file`.
 
-    Flushed to the disk once, at its end. `shown` is the name for messages. `WorkError` where the disk is full.
+    `build`: what decides the bytes besides the pieces: `gradient` (a `GradientSpec` as a dict, or None for no map) and
+    `derive` (see `irstd.data.derive`). Flushed to the disk once, at its end. `shown` is the name for messages.
+    `WorkError` where the disk is full.
     """
-    spec = GradientSpec.from_dict(gradient) if gradient else None
+    spec = GradientSpec.from_dict(build["gradient"]) if build.get("gradient") else None
     samples = []
     with _Tar(path, shown or path) as tar:
         for chunk in pieces:
