@@ -19,7 +19,7 @@ from irstd.workspace import Workspace
 
 # What a version needs to run, besides irstd's lower layers, which travel with it.
 REQUIRES = ("mlflow", "torch", "numpy", "opencv-python", "safetensors", "pydantic", "PyYAML", "natsort", "scipy")
-LAYERS = ("__init__.py", "errors.py", "files.py", "config.py", "data", "models", "metrics", "inference")
+LAYERS = ("__init__.py", "errors.py", "files.py", "config", "data", "models", "metrics", "inference")
 # Where a version's files hold the model package.
 PACKAGE = "artifacts/*/package.json"
 # How MLflow says that there is no such model or version; an unknown alias is an invalid parameter to it.

@@ -34,7 +34,7 @@ ORDER = (
     "irstd/models/",
     "irstd/metrics/",
     "irstd/data/",
-    "irstd/config.py",
+    "irstd/config/",
     "irstd/errors.py irstd/files.py irstd/__init__.py",
 )
 # A stage's own command line enters the workspace from below, inside its main().

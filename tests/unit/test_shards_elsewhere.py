@@ -168,7 +168,7 @@ def test_every_command_that_reads_shards_takes_them(command, workspace, elsewher
     """The folder of one set is refused by each with the same line, so each has looked at it."""
     monkeypatch.chdir(workspace.root)
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    repository = Path(configuration.__file__).parents[1]
+    repository = Path(configuration.__file__).parents[2]
     shutil.copytree(repository / "tune_spaces", workspace.root / "tune_spaces")
     shutil.copytree(repository / "recipes", workspace.root / "recipes")
     filled = [part.format(package=tmp_path / "p") for part in command]
@@ -221,7 +221,7 @@ def test_a_search_for_the_best_iou_is_refused_where_masks_are_pseudo_masks(sampl
     """Before anything is trained: no trial would report one."""
     ingest(stripped(sample_source, tmp_path / "source", "boxes"), "sample", tmp_path / "data", tmp_path / "staging")
     shards.build(tmp_path / "data", tmp_path / "shards", configuration.ShardConfig(derive={"masks": "box"}))
-    repository = Path(configuration.__file__).parents[1]
+    repository = Path(configuration.__file__).parents[2]
     for name in "tune_spaces", "recipes":
         shutil.copytree(repository / name, workspace.root / name)
     with pytest.raises(InputError, match=r"no trial can report val_iou: .* pseudo-masks \(box\).*metric to pd"):

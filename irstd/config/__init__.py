@@ -1,0 +1,60 @@
+"""One typed configuration tree: what a run computes.
+
+Values come from, each over the one before: the defaults here, `params.yaml`, a recipe, `key=value` on the command line (or
+a flow's parameters). An unknown key or a wrong type is refused with one line. What is not here (workers, addresses,
+paths) lies in `settings.toml` and never changes a result.
+"""
+
+from irstd.config.networks import (
+    MODELS,
+    NETWORKS,
+    BPFPNConfig,
+    DGRConfig,
+    GGLNetConfig,
+    GILSConfig,
+    ModelConfig,
+)
+from irstd.config.sources import check_path, flatten, load, nest, parse_overrides, paths, read_yaml
+from irstd.config.tree import (
+    MEASURES,
+    Config,
+    DataConfig,
+    DeriveConfig,
+    EvaluateConfig,
+    GradientConfig,
+    Interpolation,
+    LossConfig,
+    RegistryConfig,
+    ShardConfig,
+    SplitConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "BPFPNConfig",
+    "Config",
+    "DGRConfig",
+    "DataConfig",
+    "DeriveConfig",
+    "EvaluateConfig",
+    "GGLNetConfig",
+    "GILSConfig",
+    "GradientConfig",
+    "Interpolation",
+    "LossConfig",
+    "MEASURES",
+    "MODELS",
+    "ModelConfig",
+    "NETWORKS",
+    "RegistryConfig",
+    "ShardConfig",
+    "SplitConfig",
+    "TrainConfig",
+    "check_path",
+    "flatten",
+    "load",
+    "nest",
+    "parse_overrides",
+    "paths",
+    "read_yaml",
+]

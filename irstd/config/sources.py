@@ -1,0 +1,150 @@
+"""Where values come from: YAML files, `key=value`, flows; every dotted path is checked against the tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from irstd.config.networks import MODELS, NETWORKS, GGLNetConfig
+from irstd.config.tree import Config
+from irstd.errors import InputError, nearest
+
+
+def paths(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, Any]:
+    """Every dotted path of the tree with its default: {'train.lr': 0.0005, ...}; those of all networks under `model`."""
+    found: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, GGLNetConfig):
+            for network in reversed(NETWORKS.values()):
+                found |= paths(network, f"{prefix}{name}.")
+        elif isinstance(default, BaseModel):
+            found |= paths(type(default), f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = default
+    return found
+
+
+def check_path(path: str, where: str) -> None:
+    """`InputError` with the nearest name where `path` is not a value of the tree."""
+    known = paths()
+    if path in known:
+        return
+    if any(name.startswith(path + ".") for name in known):
+        raise InputError(f"{where}: {path} is a section, not a value; write {path}.<name>=<value>")
+    raise InputError(f"{where}: unknown key {path!r}{nearest(path, known)}")
+
+
+def flatten(tree: Mapping[str, Any], where: str, prefix: str = "") -> dict[str, Any]:
+    """{'train': {'lr': 1}} -> {'train.lr': 1}, refusing unknown keys; dotted keys may be mixed in."""
+    known = paths()
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and path not in known:
+            if not any(name.startswith(path + ".") for name in known):
+                raise InputError(f"{where}: unknown section {path!r}{nearest(path, _sections(known))}")
+            found |= flatten(value, where, path + ".")
+        else:
+            check_path(path, where)
+            found[path] = value
+    return found
+
+
+def _sections(known: Iterable[str]) -> set[str]:
+    return {name[:i] for name in known for i, letter in enumerate(name) if letter == "."}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; `InputError` where it is missing or is something else."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a mapping of sections, found {type(value).__name__}")
+    return value
+
+
+def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """['train.lr=1e-3'] -> {'train.lr': 0.001}. Values are YAML, so lists and booleans can be written."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"{pair!r}: expected key=value, such as train.epochs=20")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"{pair!r}: the value is not readable as YAML") from None
+        if isinstance(value, str):
+            # YAML 1.1 reads 1e-3 as a string.
+            with suppress(ValueError):
+                value = float(value) if value.lower() not in ("nan", "inf", "infinity") else value
+        check_path(key, f"{key}={text}")
+        found[key] = value
+    return found
+
+
+def load(
+    root: Path | None = None,
+    recipe: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    model: str | None = None,
+) -> Config:
+    """Build the tree: defaults < `root`/params.yaml < `recipe` < `overrides` (dotted paths). `model` names the network."""
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+
+    def merge(more: Mapping[str, Any], where: str) -> None:
+        for path, value in more.items():
+            values[path] = value
+            origin[path] = where
+
+    if root is not None and (root / "params.yaml").is_file():
+        merge(flatten(read_yaml(root / "params.yaml"), "params.yaml"), "params.yaml")
+    if recipe is not None:
+        merge(flatten(read_yaml(recipe), str(recipe)), str(recipe))
+    if model is not None:
+        merge({"model.name": model}, "MODEL")
+    merge(overrides or {}, "")
+    model = str(values.get("model.name", MODELS[0]))
+    if model not in MODELS:
+        raise InputError(f"unknown model {model!r}{nearest(model, MODELS)}; known: {', '.join(MODELS)}")
+    own = paths(NETWORKS[model], "model.")
+    for path in values:
+        if path.startswith("model.") and path not in own:
+            where = f"{origin[path]}: " if origin[path] else ""
+            raise InputError(f"{where}{path}: {model} has no such option{nearest(path, own)}")
+    try:
+        return Config.model_validate(nest(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        # Inside `model` pydantic names the network, which is no part of the path.
+        path = ".".join(str(part) for i, part in enumerate(first["loc"]) if (i, part) != (1, model))
+        where = origin.get(path, "")
+        message = first["msg"].removeprefix("Value error, ")
+        given = f"={values[path]}" if path in values else ""
+        named = f"{path}{given}: " if path else ""
+        raise InputError(f"{where + ': ' if where else ''}{named}{message[0].lower() + message[1:]}") from None
+
+
+def nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """{'train.lr': 1} -> {'train': {'lr': 1}}."""
+    tree: dict[str, Any] = {}
+    for path, value in values.items():
+        *parents, last = path.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return tree

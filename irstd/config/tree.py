@@ -1,0 +1,216 @@
+"""The sections of the tree, and the whole of it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from irstd.config.networks import GGLNetConfig, ModelConfig, Section
+
+
+class GradientConfig(Section):
+    """The precomputed gradient map."""
+
+    operator: Literal["central", "sobel", "scharr", "none"] = Field("central", description="'none' leaves the map out")
+    padding: Literal["replicate", "zero"] = "replicate"
+
+
+class SplitConfig(Section):
+    """How new groups of sequences are given to the splits."""
+
+    by: Literal["group", "block"] = Field("group", description="'block': contiguous stretches of each sequence")
+    train: float = Field(0.6, ge=0, le=1)
+    val: float = Field(0.15, ge=0, le=1)
+    gate: float = Field(0.1, ge=0, le=1)
+    test: float = Field(0.15, ge=0, le=1)
+    allow_duplicates: list[str] = Field(
+        [], description="near-duplicates across splits to accept: SET/SEQUENCE+SEQUENCE, or SET for all of a set"
+    )
+
+    @model_validator(mode="after")
+    def _shares(self) -> SplitConfig:
+        if abs(self.train + self.val + self.gate + self.test - 1) > 1e-6:
+            raise ValueError("the shares train, val, gate and test must add up to 1")
+        return self
+
+
+class DeriveConfig(Section):
+    """Truth that the annotations lack, made from what they have; the manifest names it."""
+
+    masks: Literal["none", "box", "ellipse", "half-maximum"] = Field("none", description="pseudo-masks from boxes")
+    point_size: float = Field(5.0, gt=0, le=64, description="side in pixels of the box around a point that has none")
+
+
+class ShardConfig(Section):
+    """The shards of a set."""
+
+    frames: int = Field(5, ge=1, le=64, description="T: the longest clip that can be cut from a shard")
+    chunk: int = Field(16, ge=1, le=4096, description="key frames in one sample of a shard")
+    gradient: GradientConfig = GradientConfig()
+    split: SplitConfig = SplitConfig()
+    derive: DeriveConfig = DeriveConfig()
+
+
+Interpolation = Literal["bilinear", "bicubic", "area", "nearest"]
+SIDES = range(16, 8193)
+"""Sides in pixels to which frames can be resized."""
+
+
+class DataConfig(Section):
+    """What the network sees of the shards."""
+
+    sets: list[str] = Field([], description="names of sets; empty means all")
+    intensity: Literal["auto", "full_scale", "sequence", "dataset", "frame"] = Field(
+        "auto", description="counts to x; 'auto': full_scale for 8-bit recordings, frame above"
+    )
+    crop: int | None = Field(None, ge=16, description="side of training crops in pixels; none: whole frames")
+    target_crop: float = Field(0.5, ge=0, le=1, description="probability that a crop is placed over a target")
+    flips: bool = True
+    quarter_turns: bool = True
+    contrast: float = Field(0.2, ge=0, lt=1, description="training: x times 1 +- this")
+    brightness: float = Field(0.1, ge=0, description="training: x plus or minus up to this")
+    resize: str = Field("native", description="native, letterbox:N or stretch:N: what the network gets of whole frames")
+    interpolation: Interpolation = Field("bilinear", description="of resized frames, smoothed where they shrink")
+
+    @field_validator("resize", mode="before")
+    @classmethod
+    def _sized(cls, given: Any) -> Any:
+        found = re.fullmatch(r"native|(?:letterbox|stretch):([1-9][0-9]{1,4})", str(given))
+        if not found or (found[1] and int(found[1]) not in SIDES):
+            raise ValueError(f"write native, letterbox:N or stretch:N, with N from {SIDES[0]} to {SIDES[-1]} pixels")
+        return given
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> DataConfig:
+        if self.crop is not None and self.resize != "native":
+            raise ValueError(
+                f"data.crop={self.crop} cuts from frames as they are, and whole frames would be measured at "
+                f"data.resize={self.resize}, another scale; choose one (data.crop=null or data.resize=native)"
+            )
+        return self
+
+    @property
+    def resized(self) -> tuple[str, int]:
+        """Kind and side: ("letterbox", 512); ("native", 0)."""
+        kind, _, side = self.resize.partition(":")
+        return kind, int(side or 0)
+
+
+class LossConfig(Section):
+    """Weighted sums of losses, of networks that give masks and of those that give boxes; a weight of 0 leaves a term out.
+
+    The authors train with soft IoU alone, for hundreds of epochs. From scratch on few targets that tends to stay at an
+    empty mask; a share of cross-entropy gets it going (our reading).
+    """
+
+    soft_iou: float = Field(1.0, ge=0)
+    bce: float = Field(5.0, ge=0)
+    edge_hard: float = Field(0.0, ge=0, description="BCE x4 on mask edges, mean over the hardest half")
+    box: float = Field(5.0, ge=0, description="boxes: 1 - similarity^2 of assigned cells")
+    objectness: float = Field(1.0, ge=0, description="boxes: BCE over all cells")
+    classification: float = Field(1.0, ge=0, description="boxes: BCE of the class of assigned cells")
+    motion: float = Field(1.0, ge=0, description="boxes: the loss of model.motion_branch")
+    similarity: Literal["iou", "gaussian"] = Field(
+        "iou", description="boxes: in assignment and loss; 'gaussian' is kinder to targets of a few pixels"
+    )
+    gaussian_scale: float = Field(12.8, gt=0, description="boxes: px at which 'gaussian' falls to 1/e")
+
+    @model_validator(mode="after")
+    def _some(self) -> LossConfig:
+        if not self.soft_iou + self.bce + self.edge_hard or not self.box + self.objectness + self.classification:
+            raise ValueError("every loss weight is 0")
+        return self
+
+
+class TrainConfig(Section):
+    """The training loop."""
+
+    epochs: int = Field(100, ge=1)
+    batch: int = Field(8, ge=1, description="key frames in one step over all workers")
+    minutes: float | None = Field(None, gt=0, description="stop after the epoch in which this much time has passed")
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = Field(5e-4, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup: int = Field(0, ge=0, description="steps of linear warm-up")
+    clip: float | None = Field(None, gt=0, description="largest gradient norm")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: off")
+    loss: LossConfig = LossConfig()
+    val_every: int = Field(1, ge=1, description="epochs between validations (and checkpoints)")
+    channels_last: bool = True
+    seed: int = Field(0, ge=0, lt=2**31)
+
+
+class EvaluateConfig(Section):
+    """How numbers are measured."""
+
+    protocol: Literal["strict", "basicirstd", "dnanet", "msda", "nnlab"] = Field(
+        "strict", description="boxes: strict or nnlab; masks: all others"
+    )
+    grid: Literal[256, 512] | None = None
+    threshold: float = Field(0.5, ge=0, le=1)
+    objective: Literal["iou", "niou", "pd", "ap50", "f1"] | None = Field(
+        None, description="what chooses the best checkpoint on val; none: iou of masks, ap50 of boxes"
+    )
+
+
+class RegistryConfig(Section):
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]+$", description="registered model; default: its kind")
+
+
+class Config(Section):
+    """The whole tree."""
+
+    shard: ShardConfig = ShardConfig()
+    model: ModelConfig = GGLNetConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    registry: RegistryConfig = RegistryConfig()
+
+    @model_validator(mode="after")
+    def _measures(self) -> Config:
+        task, measured = self.model.task, self.evaluate
+        protocols, objectives = MEASURES[task]
+        if measured.protocol not in protocols:
+            raise ValueError(
+                f"evaluate.protocol={measured.protocol} does not score {task}, which {self.model.name} does; "
+                f"use {', '.join(protocols)}"
+            )
+        if measured.objective not in (None, *objectives):
+            raise ValueError(
+                f"evaluate.objective={measured.objective} is no number of {task}, which {self.model.name} does; "
+                f"use {', '.join(objectives)}"
+            )
+        if task == "detection" and measured.grid is not None:
+            raise ValueError(f"evaluate.grid={measured.grid} is for masks; boxes are scored in the frame's own pixels")
+        return self
+
+    @property
+    def objective(self) -> str:
+        """The number that chooses the best checkpoint on val, and that promotion compares."""
+        return self.evaluate.objective or MEASURES[self.model.task][1][0]
+
+    @property
+    def registered_name(self) -> str:
+        return self.registry.name or self.model.name
+
+    def identity(self) -> dict[str, Any]:
+        """What of the configuration decides a trained model (the sets go in by their digests, elsewhere)."""
+        # Nothing is interpolated in native frames, and a run from before there was a choice is still that run.
+        idle = {"resize", "interpolation"} if self.data.resize == "native" else set()
+        data = self.data.model_dump(mode="json", exclude={"sets"} | idle)
+        found = {"model": self.model.model_dump(mode="json"), "data": data}
+        found["train"] = self.train.model_dump(mode="json")
+        # These choose the checkpoint that is kept as best.
+        found["select"] = self.evaluate.model_dump(mode="json")
+        return found
+
+
+# Protocols and objectives of what a network gives, the default first.
+MEASURES = {
+    "segmentation": (("strict", "basicirstd", "dnanet", "msda"), ("iou", "niou", "pd")),
+    "detection": (("strict", "nnlab"), ("ap50", "f1")),
+}
