@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 ARRAYS = ("frames", "gradient", "masks")
+BOXES = ("boxes", "ignore")
 
 
 def dihedral(batch: dict[str, Any], flips: bool = True, quarter_turns: bool = True) -> dict[str, Any]:
@@ -35,9 +36,11 @@ def dihedral(batch: dict[str, Any], flips: bool = True, quarter_turns: bool = Tr
     for name in ARRAYS:
         if batch.get(name) is not None:
             found[name] = _turned(batch[name], sizes, codes)
-    found["boxes"] = [
-        turn_boxes(boxes, *size, *code) for boxes, size, code in zip(batch["boxes"], sizes, codes, strict=True)
-    ]
+    for name in BOXES:
+        if batch.get(name) is not None:
+            found[name] = [
+                turn_boxes(boxes, *size, *code) for boxes, size, code in zip(batch[name], sizes, codes, strict=True)
+            ]
     return found
 
 

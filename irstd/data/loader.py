@@ -54,10 +54,11 @@ class ClipLoader:
 
     Yields dicts: "frames" uint8|uint16 [B, T, H, W] counts; "gradient" float32 [B, H, W] of the key frame, times scale;
     "offset", "scale" float32 [B]; "masks" uint8 [B, H, W] where every set has masks; "boxes" (B arrays [M, 4], xywh in
-    the pixels of the batch; a crop cuts them at its edge and drops those of which less than a quarter remains); "size"
-    int64 [B, 2] true height and width (smaller frames are zero-padded bottom and right); "key": B pairs
-    ("<set>/<sequence>", frame index); "seeds" uint64 [B]; "intensity": the B rules behind offset and scale. uint8 and
-    uint16 sets in one batch make it uint16, their counts as they are. A batch owns its memory.
+    the pixels of the batch; a crop cuts them at its edge and drops those of which less than a quarter remains); "ignore"
+    (B arrays [K, 4], regions of which nothing is claimed); "size" int64 [B, 2] true height and width (smaller frames are
+    zero-padded bottom and right); "key": B pairs ("<set>/<sequence>", frame index); "seeds" uint64 [B]; "intensity": the B
+    rules behind offset and scale. uint8 and uint16 sets in one batch make it uint16, their counts as they are. A batch
+    owns its memory.
 
     Raises: InputError for a split without labelled key frames, T above the shards', more ranks than key frames, gradient
     maps other than `gradient_spec`; WorkError for tars that are missing, short or damaged.
@@ -201,7 +202,8 @@ class ClipLoader:
         clip_nHW = windows.rows(number, "frames.npy", first, row + 1)
         assert clip_nHW is not None
         name, frame = windows.key(index)
-        boxes_M4 = windows.targets(number).boxes(row)
+        targets = windows.targets(number)
+        boxes_M4, ignore_K4 = targets.boxes[row], targets.ignore[row]
         rule, offset, scale = self._intensity(number)
         if rule == "frame":
             if np.isnan(self._frame_scale_N2[index, 0]):  # percentiles take longer than all the rest
@@ -213,6 +215,7 @@ class ClipLoader:
         if self.train and self.crop is not None:
             top, left, h, w = self._crop(height, width, boxes_M4, draws)
             boxes_M4 = _crop_boxes(boxes_M4, top, left, h, w)
+            ignore_K4 = _crop_boxes(ignore_K4, top, left, h, w, kept=0)
         clip_nHW = clip_nHW[:, top : top + h, left : left + w]
         missing = self.frames - len(clip_nHW)
         item: Batch = {
@@ -224,6 +227,7 @@ class ClipLoader:
             "key": (name, frame),
             "seeds": draws[3],
             "boxes": boxes_M4,
+            "ignore": ignore_K4,
             "intensity": rule,
         }
         if self.gradient:
@@ -317,6 +321,7 @@ def collate(items: list[Batch], masks: bool, gradient: bool) -> Batch:
         "scale": np.array([i["scale"] for i in items], np.float32),
         "size": np.array([i["size"] for i in items], np.int64),
         "boxes": [i["boxes"] for i in items],
+        "ignore": [i["ignore"] for i in items],
         "key": [i["key"] for i in items],
         "seeds": np.array([i["seeds"] for i in items], np.uint64),
     }
@@ -338,13 +343,13 @@ def scaled(map_HW: np.ndarray, scale: float, out_HW: np.ndarray) -> None:
         np.multiply(map_HW, np.float32(scale), out=out_HW)
 
 
-def _crop_boxes(boxes_M4: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
-    """Boxes in the crop's pixels, cut at its edges, where at least KEPT of their area remains."""
+def _crop_boxes(boxes_M4: np.ndarray, top: int, left: int, height: int, width: int, kept: float = KEPT) -> np.ndarray:
+    """Boxes in the crop's pixels, cut at its edges, where at least `kept` of their area remains."""
     found = []
     for x, y, w, h in boxes_M4.tolist():  # few: faster than arrays
         x1, y1, x2, y2 = max(x - left, 0), max(y - top, 0), min(x + w - left, width), min(y + h - top, height)
         # A target whose centre pixel is in the crop has a quarter left or more; rounding must not take it away.
-        if x2 > x1 and y2 > y1 and (x2 - x1) * (y2 - y1) >= (KEPT - 1e-3) * w * h:
+        if x2 > x1 and y2 > y1 and (x2 - x1) * (y2 - y1) >= (kept - 1e-3) * w * h:
             found.append((x1, y1, x2 - x1, y2 - y1))
     return np.array(found, np.float32).reshape(-1, 4)
 

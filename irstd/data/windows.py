@@ -56,17 +56,25 @@ class Tar:
     open: Callable[[], BinaryIO]
 
 
+class Boxes:
+    """Boxes float32 [M, 4] (xywh) of each row, in one array: a list of arrays would take ten times the memory."""
+
+    def __init__(self, rows: list[list[list[float]]]) -> None:
+        self.boxes_M4 = np.array([box for row in rows for box in row], np.float32).reshape(-1, 4)
+        self.starts_n1 = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.boxes_M4[self.starts_n1[row] : self.starts_n1[row + 1]]
+
+
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What `targets.json` says: boxes float32 [M, 4] (xywh) of each row, bit depth, statistics of the intensity."""
+    """What `targets.json` says: targets and regions to be ignored of each row; the sample's bit depth and statistics."""
 
-    boxes_M4: np.ndarray
-    starts_n1: np.ndarray
+    boxes: Boxes
+    ignore: Boxes
     bit_depth: int
     intensity: Mapping[str, float]
-
-    def boxes(self, row: int) -> np.ndarray:
-        return self.boxes_M4[self.starts_n1[row] : self.starts_n1[row + 1]]
 
 
 class Windows:
@@ -214,10 +222,9 @@ class Windows:
         if sample.targets_crc32 is not None and zlib.crc32(text) != sample.targets_crc32:
             raise WorkError(self._broken(sample, where))
         content = json.loads(text)
-        boxes = [frame["boxes"] for frame in content["frames"]]
         return Targets(
-            np.array([box for each in boxes for box in each], np.float32).reshape(-1, 4),
-            np.cumsum([0, *map(len, boxes)], dtype=np.int32),
+            Boxes([frame["boxes"] for frame in content["frames"]]),
+            Boxes([frame.get("ignore", []) for frame in content["frames"]]),
             content["bit_depth"],
             content["intensity"],
         )

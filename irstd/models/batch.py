@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from irstd.data.regions import touched
+
 Batch = dict[str, Any]
 TENSORS = ("frames", "gradient", "offset", "scale", "masks", "size")
 
@@ -64,6 +66,17 @@ def replicate_padding(x: torch.Tensor, size_B2: torch.Tensor | None) -> torch.Te
     return torch.stack(found)
 
 
+def ignored(batch: Batch, cell: int = 1) -> torch.Tensor | None:
+    """bool [B, h, w] over cells of `cell` x `cell` pixels: those of which nothing is claimed; None where there are none."""
+    regions = batch.get("ignore")
+    if regions is None or not any(len(boxes_K4) for boxes_K4 in regions):
+        return None
+    frames = batch["frames"]
+    height, width = (-(-side // cell) for side in frames.shape[-2:])
+    found = np.stack([touched(boxes_K4, height, width, cell) for boxes_K4 in regions])
+    return torch.from_numpy(found).to(frames.device)
+
+
 def true_part(batch: Batch, indices: list[int]) -> Batch:
     """The key frames `indices` of a batch, which share one true size, without their padding."""
     height, width = (int(v) for v in batch["size"][indices[0]])
@@ -72,7 +85,7 @@ def true_part(batch: Batch, indices: list[int]) -> Batch:
         if batch.get(name) is not None:
             value = batch[name][indices]
             found[name] = value[..., :height, :width] if name in ("frames", "gradient", "masks") else value
-    for name in ("boxes", "key", "seeds", "intensity"):
+    for name in ("boxes", "ignore", "key", "seeds", "intensity"):
         if batch.get(name) is not None:
             found[name] = [batch[name][i] for i in indices]
     return found

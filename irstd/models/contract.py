@@ -16,7 +16,7 @@ from torch import nn
 
 from irstd.config import LossConfig
 from irstd.errors import InputError
-from irstd.models.batch import Batch, normalised, replicate_padding, to_device, true_part
+from irstd.models.batch import Batch, ignored, normalised, replicate_padding, to_device, true_part
 from irstd.models.losses import segmentation_loss
 from irstd.models.resize import Placement, Resize
 
@@ -114,7 +114,9 @@ class SegmentationModel(Model):
             )
         batch, _ = self.resize(to_device(batch, self.device))
         logit_B1HW = self(*self.inputs(batch))
-        return segmentation_loss(logit_B1HW, batch["masks"].unsqueeze(1), self.loss_config)
+        ignored_BHW = ignored(batch)
+        ignored_B1HW = None if ignored_BHW is None else ignored_BHW.unsqueeze(1)
+        return segmentation_loss(logit_B1HW, batch["masks"].unsqueeze(1), self.loss_config, ignored_B1HW)
 
     def detect(self, batch: Batch, placements: list[Placement]) -> list[Detections]:
         logit_B1HW = self(*self.inputs(batch))

@@ -40,13 +40,22 @@ def edge_hard(
     return loss.flatten().topk(max(1, int(loss.numel() * share))).values.mean()
 
 
+CERTAIN = -1e4
+"""A logit whose sigmoid, and cross-entropy against background, is 0."""
+
 TERMS = {"soft_iou": soft_iou, "bce": bce, "edge_hard": edge_hard}
 
 
 def segmentation_loss(
-    logit_B1HW: torch.Tensor, mask_B1HW: torch.Tensor, config: LossConfig
+    logit_B1HW: torch.Tensor, mask_B1HW: torch.Tensor, config: LossConfig, ignored_B1HW: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The weighted sum that `config` names, and its parts (detached, unweighted)."""
+    """The weighted sum that `config` names, and its parts (detached, unweighted).
+
+    ignored_B1HW: bool, pixels of which nothing is claimed. Those that are no target pass for background found with
+    certainty: they add nothing to any loss, and no gradient comes from them.
+    """
+    if ignored_B1HW is not None:
+        logit_B1HW = logit_B1HW.masked_fill(ignored_B1HW & (mask_B1HW == 0), CERTAIN)
     total = torch.zeros((), device=logit_B1HW.device)
     parts = {}
     with torch.autocast(logit_B1HW.device.type, enabled=False):

@@ -111,8 +111,9 @@ class Resize:
         found |= canvases
         found["offset"], found["scale"] = torch.zeros_like(batch["offset"]), torch.ones_like(batch["scale"])
         found["size"] = batch["size"].new_tensor([p.placed for p in placements])
-        if batch.get("boxes") is not None:
-            found["boxes"] = [p.boxes(boxes) for p, boxes in zip(placements, batch["boxes"], strict=True)]
+        for name in ("boxes", "ignore"):
+            if batch.get(name) is not None:
+                found[name] = [p.boxes(boxes) for p, boxes in zip(placements, batch[name], strict=True)]
         return found, placements
 
     def _resized(self, batch: Batch, same: list[int], placement: Placement) -> dict[str, torch.Tensor]:

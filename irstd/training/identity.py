@@ -24,6 +24,7 @@ COMPUTES = (
     "data/intensity.py",
     "data/loader.py",
     "data/order.py",
+    "data/regions.py",
     "data/windows.py",
     "metrics",
     "models",

@@ -29,6 +29,7 @@ def item(height: int, width: int, seed: int, content: int = 0) -> dict[str, Any]
         "gradient": (gradient_magnitude(frames[-1], scale=0.01), 1.0),
         "masks": mask_HW,
         "boxes": targets_of(mask_HW)[0].astype(np.float32),
+        "ignore": np.zeros((0, 4), np.float32),
         "offset": 0.0,
         "scale": 0.01,
         "size": (height, width),

@@ -30,11 +30,12 @@ def keys(loader: ClipLoader) -> list[list[Key]]:
 def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert found.keys() == expected.keys() and found["key"] == expected["key"]
     assert found["intensity"] == expected["intensity"]
-    for name in found.keys() - {"key", "boxes", "intensity"}:
+    for name in found.keys() - {"key", "boxes", "ignore", "intensity"}:
         assert found[name].dtype == expected[name].dtype
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
-    for left, right in zip(found["boxes"], expected["boxes"], strict=True):
-        np.testing.assert_array_equal(left, right)
+    for name in ("boxes", "ignore"):
+        for left, right in zip(found[name], expected[name], strict=True):
+            np.testing.assert_array_equal(left, right)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

@@ -116,6 +116,6 @@ def test_the_share_of_crops_over_targets_is_as_asked(sample_shards):
         windows = loader.windows
         for batch in loader:
             index = next(i for i in range(len(windows)) if windows.key(i) == batch["key"][0])
-            if len(windows.targets(int(windows.sample_N[index])).boxes(int(windows.row_N[index]))):
+            if len(windows.targets(int(windows.sample_N[index])).boxes[int(windows.row_N[index])]):
                 over.append(len(batch["boxes"][0]) > 0)
     assert 0.42 < np.mean(over) < 0.62 and len(over) > 200  # a crop of 4 pixels hardly meets one by chance

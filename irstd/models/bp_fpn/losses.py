@@ -20,6 +20,7 @@ def detection_loss(
     config: LossConfig,
     size_B2: torch.Tensor | None = None,
     classes: Sequence[np.ndarray] | None = None,
+    ignored_BHW: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """[box * sum(1 - s^2) + objectness * sum BCE + classification * sum BCE] / number of assigned cells, in float32.
 
@@ -29,6 +30,7 @@ def detection_loss(
     Args:
         boxes: B arrays [M, 4] (x, y, w, h) in px. classes: B arrays [M] of class indices; None: all 0.
         size_B2: true height and width in px; cells whose centre lies beyond are left out.
+        ignored_BHW: bool, cells of which nothing is claimed: their objectness is asked only where a target took them.
 
     Returns: the loss, and its parts (detached, unweighted) with the number of assigned cells.
     """
@@ -63,6 +65,8 @@ def detection_loss(
         alike_K = similarity(torch.cat(predicted), torch.cat(targets), config.similarity, config.gaussian_scale)
         count = max(1, len(alike_K))
         valid_BA = _valid(grid_A2, size_B2, len(boxes))
+        if ignored_BHW is not None:
+            valid_BA = valid_BA * (~ignored_BHW.flatten(1) | (wanted_BA > 0))
         objectness = F.binary_cross_entropy_with_logits(objectness_BA, wanted_BA, reduction="none")
         parts = {
             "box": (1 - alike_K.square()).sum() / count,

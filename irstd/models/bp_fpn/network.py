@@ -16,7 +16,7 @@ from torch import nn
 
 from irstd.config import DGRConfig, GILSConfig
 from irstd.errors import InputError
-from irstd.models.batch import Batch, normalised, to_device
+from irstd.models.batch import Batch, ignored, normalised, to_device
 from irstd.models.bp_fpn.backbone import scaled, widths
 from irstd.models.bp_fpn.dgr import AuxiliaryHeads, consistency
 from irstd.models.bp_fpn.gils import ALL
@@ -185,7 +185,7 @@ class BPFPN(Model):
         self.check(frames_BTHW)
         levels = self.levels(frames_BTHW)
         raw_BCHW = self.heads(levels.p3, frames_BTHW)
-        total, parts = detection_loss(raw_BCHW, boxes, self.loss_config, batch["size"], classes)
+        total, parts = detection_loss(raw_BCHW, boxes, self.loss_config, batch["size"], classes, ignored(batch, STRIDE))
         dgr = self.dgr_config
         if dgr.variant in ("feature", "gradient", "auxiliary"):
             if self.auxiliary is not None:
