@@ -115,8 +115,13 @@ def check_batch(job: Job, workers: int) -> None:
     frames = sum(m.count("val", "labelled") for m in job.manifests)
     if 0 < frames < workers:
         raise InputError(f"{workers} workers for {frames} key frames of the split 'val'; ask for fewer with --workers")
-    if batch % workers:
-        raise InputError(f"train.batch={batch} does not divide by {workers} workers; change it, or choose --workers")
+    shares = workers * job.config.train.accumulate
+    if batch % shares:
+        raise InputError(
+            f"train.batch={batch} does not divide by {workers} workers"
+            + (f" x train.accumulate={job.config.train.accumulate}" if shares > workers else "")
+            + "; change it, or choose --workers"
+        )
 
 
 def execute(workspace: Workspace, job: Job, workers: int | None = None) -> dict[str, Any]:

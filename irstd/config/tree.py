@@ -71,6 +71,9 @@ class DataConfig(Section):
     quarter_turns: bool = True
     contrast: float = Field(0.2, ge=0, lt=1, description="training: x times 1 +- this")
     brightness: float = Field(0.1, ge=0, description="training: x plus or minus up to this")
+    zoom: float = Field(0.0, ge=0, le=0.5, description="training: frames scaled by 1 +- this")
+    shift: float = Field(0.0, ge=0, le=0.5, description="training: frames moved by up to this share of their sides")
+    noise: float = Field(0.0, ge=0, description="training: deviation of Gaussian noise in x, up to this")
     resize: str = Field("native", description="native, letterbox:N or stretch:N: what the network gets of whole frames")
     interpolation: Interpolation = Field("bilinear", description="of resized frames, smoothed where they shrink")
 
@@ -133,14 +136,38 @@ class TrainConfig(Section):
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = Field(5e-4, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Literal["constant", "cosine", "yolox", "step"] = Field(
+        "cosine", description="of the rate, by step; 'yolox': quadratic warm-up, cosine, a flat end"
+    )
     warmup: int = Field(0, ge=0, description="steps of linear warm-up")
+    milestones: list[float] = Field(
+        [0.6, 0.85], description="shares of the training after which 'step' lowers the rate"
+    )
+    gamma: float = Field(0.1, gt=0, lt=1, description="by which 'step' multiplies it")
+    accumulate: int = Field(1, ge=1, description="parts of a step's batch that go through the network one by one")
+    precision: Literal["float32", "bf16"] = Field(
+        "float32",
+        description="bf16: of the layers that bear it; first convolutions, gradient map and losses stay float32",
+    )
+    compile: bool = Field(False, description="the network as torch.compile makes it; the first steps take minutes")
     clip: float | None = Field(None, gt=0, description="largest gradient norm")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: off")
     loss: LossConfig = LossConfig()
     val_every: int = Field(1, ge=1, description="epochs between validations (and checkpoints)")
+    val_steps: int | None = Field(None, ge=1, description="steps between them, in place of val_every")
+    patience: int | None = Field(None, ge=1, description="stop after so many validations without a better one")
     channels_last: bool = True
     seed: int = Field(0, ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _sense(self) -> TrainConfig:
+        if self.batch % self.accumulate:
+            raise ValueError(f"train.batch={self.batch} does not divide into train.accumulate={self.accumulate} parts")
+        if self.milestones != sorted(self.milestones) or not all(0 < share < 1 for share in self.milestones):
+            raise ValueError(
+                f"train.milestones={self.milestones}: give shares of the training, rising, between 0 and 1"
+            )
+        return self
 
 
 class EvaluateConfig(Section):

@@ -1,8 +1,8 @@
 """Augmentation of whole batches on the device: frames, gradient map, masks and boxes moved together.
 
 Flips and quarter turns only permute pixels, so the gradient map is moved, not computed again: its magnitude is the same
-for every one of them. Each key frame's draw comes from its own seed (`ClipLoader`'s "seeds"), not from its place in a
-batch or the rank that holds it.
+for every one of them; contrast multiplies it. Each key frame's draw comes from its own seed (`ClipLoader`'s "seeds"), not from
+its place in a batch or the rank that holds it. What does not commute with the map is in `irstd.training.distortion`.
 """
 
 from __future__ import annotations

@@ -22,12 +22,12 @@ import numpy as np
 from irstd.data import intensity, order
 from irstd.data.gradient import GradientSpec, gradient_magnitude
 from irstd.data.manifest import pseudo_masks, read_all
+from irstd.data.regions import cut
 from irstd.data.remote import Cache
 from irstd.data.windows import Windows, fingerprint, require, require_gradient
 from irstd.errors import InputError
 
 Batch = dict[str, Any]
-KEPT = 0.25  # least share of a box's area within a crop for the box to stay
 
 
 class ClipLoader:
@@ -214,8 +214,8 @@ class ClipLoader:
         top, left, h, w = 0, 0, height, width
         if self.train and self.crop is not None:
             top, left, h, w = self._crop(height, width, boxes_M4, draws)
-            boxes_M4 = _crop_boxes(boxes_M4, top, left, h, w)
-            ignore_K4 = _crop_boxes(ignore_K4, top, left, h, w, kept=0)
+            boxes_M4 = cut(boxes_M4, top, left, h, w)
+            ignore_K4 = cut(ignore_K4, top, left, h, w, kept=0)
         clip_nHW = clip_nHW[:, top : top + h, left : left + w]
         missing = self.frames - len(clip_nHW)
         item: Batch = {
@@ -341,17 +341,6 @@ def scaled(map_HW: np.ndarray, scale: float, out_HW: np.ndarray) -> None:
         cv2.addWeighted(map_HW, float(np.float32(scale)), map_HW, 0, 0, dst=out_HW, dtype=cv2.CV_32F)
     else:
         np.multiply(map_HW, np.float32(scale), out=out_HW)
-
-
-def _crop_boxes(boxes_M4: np.ndarray, top: int, left: int, height: int, width: int, kept: float = KEPT) -> np.ndarray:
-    """Boxes in the crop's pixels, cut at its edges, where at least `kept` of their area remains."""
-    found = []
-    for x, y, w, h in boxes_M4.tolist():  # few: faster than arrays
-        x1, y1, x2, y2 = max(x - left, 0), max(y - top, 0), min(x + w - left, width), min(y + h - top, height)
-        # A target whose centre pixel is in the crop has a quarter left or more; rounding must not take it away.
-        if x2 > x1 and y2 > y1 and (x2 - x1) * (y2 - y1) >= (kept - 1e-3) * w * h:
-            found.append((x1, y1, x2 - x1, y2 - y1))
-    return np.array(found, np.float32).reshape(-1, 4)
 
 
 def _draws(seed: int, epoch: int, name: str, frame: int) -> tuple[int, ...]:

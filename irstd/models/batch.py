@@ -77,6 +77,15 @@ def ignored(batch: Batch, cell: int = 1) -> torch.Tensor | None:
     return torch.from_numpy(found).to(frames.device)
 
 
+def divided(batch: Batch, count: int) -> list[Batch]:
+    """The batch, moved by `to_device`, as `count` batches of equally many key frames."""
+    size = len(batch["key"]) // count
+    if count == 1:
+        return [batch]
+    pieces = [slice(start, start + size) for start in range(0, count * size, size)]
+    return [{name: value if value is None else value[piece] for name, value in batch.items()} for piece in pieces]
+
+
 def true_part(batch: Batch, indices: list[int]) -> Batch:
     """The key frames `indices` of a batch, which share one true size, without their padding."""
     height, width = (int(v) for v in batch["size"][indices[0]])

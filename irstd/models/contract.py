@@ -62,6 +62,10 @@ class Model(nn.Module, ABC):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """What of the network `train.compile` compiles, each on its own: modules that `loss` calls."""
+        return [self]
+
     @abstractmethod
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The training loss of a batch and its parts."""

@@ -11,7 +11,6 @@ becomes of it is the caller's business (a run folder, Ray Train, a test).
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,34 +18,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import distributed
 
 from irstd.config import Config, GGLNetConfig
-from irstd.data.augmentation import dihedral, intensities
 from irstd.data.loader import ClipLoader
 from irstd.data.manifest import Manifest, read_all
-from irstd.errors import InputError, WorkError
+from irstd.errors import InputError
 from irstd.models import build_model
-from irstd.models.batch import Batch, to_device
-from irstd.models.contract import Model, state
+from irstd.models.contract import state
 from irstd.training import checkpoint as checkpoints
 from irstd.training.evaluation import REPORTED, gathered, measure, reported
 from irstd.training.identity import identity
-from irstd.training.optimizer import AveragedWeights, build_optimizer, learning_rate
+from irstd.training.optimizer import learning_rate
+from irstd.training.step import Stepper
 
 Report = Callable[[dict[str, Any], Path | None], None]
 Log = Callable[[str], None]
-
-
-class LossModule(nn.Module):
-    """Lets DDP see the loss as a forward pass."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return self.model.loss(batch)
 
 
 def loader_for(config: Config, shards: str | Path, split: str, manifests: list[Manifest], **more: Any) -> ClipLoader:
@@ -100,8 +87,13 @@ class Run:
         self.rank = distributed.get_rank() if grouped else 0
         self.world = distributed.get_world_size() if grouped else 1
         train = config.train
-        if train.batch % self.world:
-            raise InputError(f"train.batch={train.batch} does not divide by {self.world} workers; change one of them")
+        shares = self.world * train.accumulate
+        if train.batch % shares:
+            raise InputError(
+                f"train.batch={train.batch} does not divide by {self.world} workers"
+                + (f" x train.accumulate={train.accumulate}" if train.accumulate > 1 else "")
+                + "; change one of them"
+            )
         manifests = read_all(shards, config.data.sets)
         self.identity = identity(config, manifests)
         place = {"rank": self.rank, "world_size": self.world}
@@ -116,13 +108,12 @@ class Run:
         self.device = torch.device(device)
         layout = torch.channels_last if train.channels_last else torch.contiguous_format
         self.model = build_model(config).to(self.device, memory_format=layout)
-        module = LossModule(self.model)
-        self.module: nn.Module = nn.parallel.DistributedDataParallel(module) if grouped else module
-        self.optimizer = build_optimizer(self.model, train)
-        self.average = AveragedWeights(self.model, train.ema) if train.ema else None
         self.steps_per_epoch = len(self.loader)
         self.total = self.steps_per_epoch * train.epochs
+        self.stepper = Stepper(self.model, config, self.total)
+        self.optimizer, self.average = self.stepper.optimizer, self.stepper.average
         self.step, self.epoch, self.seconds = 0, 0, 0.0
+        self._clock: Callable[[], float] = lambda: self.seconds
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.selected: float | None = None  # the objective's value of the best
@@ -175,57 +166,57 @@ class Run:
     # -- the loop ------------------------------------------------------------------------------------------------
 
     def go(self, report: Report) -> dict[str, Any]:
-        """Epochs until the end or until the time is spent."""
-        train = self.config.train
+        """Epochs until the end, or until the time or the patience is spent; the last report's metrics."""
         started = time.monotonic() - self.seconds
-        last: dict[str, Any] = self.history[-1] if self.history else {}
-        while self.epoch < train.epochs and not self._spent():
-            loss, parts = self._epoch()
-            self.epoch += 1
-            self.seconds = time.monotonic() - started
-            due = self.epoch % train.val_every == 0 or self.epoch == train.epochs or self._spent()
-            if due:
-                last = self._validate(loss, parts)
-                self.seconds = time.monotonic() - started
-                self._report(report, last)
-        return last
+        self._clock = lambda: time.monotonic() - started
+        while not self._over():
+            self._epoch(report)
+        return self.history[-1] if self.history else {}
 
-    def _epoch(self) -> tuple[float, dict[str, float]]:
-        """One epoch of steps (the rest of one, after a resume); the mean training loss, and of this rank its parts."""
+    def _epoch(self, report: Report | None = None) -> None:
+        """The steps of an epoch, or the rest of one after a resume, with the validations that are due."""
         self.loader.set_epoch(self.epoch)
         self.model.train()
-        total, steps = torch.zeros((), device=self.device), 0
-        sums: dict[str, torch.Tensor] = {}
         for batch in self.loader:
-            batch = to_device(batch, self.device)
-            batch = dihedral(batch, self.config.data.flips, self.config.data.quarter_turns)
-            batch = intensities(batch, self.config.data.contrast, self.config.data.brightness)
-            rate = learning_rate(self.config.train, self.step, self.total)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.model.progress = self.step / self.total
-            loss, parts = self.module(batch)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if self.config.train.clip:
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip)
-            self.optimizer.step()
-            if self.average is not None:
-                self.average.update(self.model)
+            self.stepper(batch, self.step)
             self.step += 1
-            steps += 1
-            total += loss.detach()
-            sums = {name: sums.get(name, 0) + value for name, value in parts.items()}
-        mean = float(total) / max(1, steps)
-        if not math.isfinite(mean):
-            raise WorkError(
-                f"the training loss became {mean} in epoch {self.epoch + 1}; lower train.lr or set train.clip"
-            )
-        return mean, {name: float(value) / max(1, steps) for name, value in sums.items()}
+            # What is due with the last step waits until the loader stands at the next epoch.
+            if report and self.step % self.steps_per_epoch and self._due():
+                self._measure(report)
+                if self._over():
+                    return
+        self.epoch += 1
+        if report and self._due():
+            self._measure(report)
 
-    def _validate(self, loss: float, parts: dict[str, float]) -> dict[str, Any]:
-        """Metrics of this epoch; keeps the weights where they are the best so far."""
-        row: dict[str, Any] = {"epoch": self.epoch, "step": self.step, "loss": loss}
+    def _due(self) -> bool:
+        """Whether it is time for a validation and a checkpoint."""
+        train = self.config.train
+        if self.step % self.steps_per_epoch:
+            return bool(train.val_steps) and self.step % train.val_steps == 0
+        if self.epoch >= train.epochs or self._spent():
+            return True
+        return self.step % train.val_steps == 0 if train.val_steps else self.epoch % train.val_every == 0
+
+    def _over(self) -> bool:
+        """Whether the run is at its end."""
+        train = self.config.train
+        if train.patience and self.selected is not None:
+            since = sum(row["step"] > self.best["step"] for row in self.history)
+            if since >= train.patience:
+                return True
+        return self.epoch >= train.epochs or self._spent()
+
+    def _measure(self, report: Report) -> None:
+        row = self._validate(self.stepper.means())
+        self.seconds = self._clock()
+        row["seconds"] = round(self.seconds, 3)
+        self._report(report, row)
+        self.model.train()
+
+    def _validate(self, losses: dict[str, float]) -> dict[str, Any]:
+        """Metrics of the model as it is now; keeps the weights where they are the best so far."""
+        row: dict[str, Any] = {"epoch": self.epoch, "step": self.step, "loss": losses.pop("loss")}
         row["lr"] = learning_rate(self.config.train, self.step, self.total)
         current = state(self.model)
         if self.average is not None:
@@ -249,8 +240,7 @@ class Run:
             chosen = "val-best" if self.val is not None else "last"
             self.best = {"epoch": self.epoch, "step": self.step, "chosen": chosen, **row}
             self.selected = value
-        row |= {f"loss_{name}": value for name, value in parts.items()}
-        row["seconds"] = round(self.seconds, 3)
+        row |= {f"loss_{name}": value for name, value in losses.items()}
         self.history.append(row)
         return row
 
@@ -281,7 +271,8 @@ class Run:
     def _line(self, row: dict[str, Any]) -> str:
         """Progress of an epoch as people read it."""
         epochs = self.config.train.epochs
-        parts = [f"epoch {self.epoch}/{epochs}", f"loss {row['loss']:.4f}"]
+        done = self.step / self.steps_per_epoch
+        parts = [f"epoch {done:.4g}/{epochs}", f"loss {row['loss']:.4f}"]
         if row.get("val_fa") is not None:
             pd = "-" if row["val_pd"] is None else f"{row['val_pd']:.3f}"
             iou = "-" if row["val_iou"] is None else f"{row['val_iou']:.3f}"
@@ -289,7 +280,7 @@ class Run:
         if row.get("val_ap50") is not None:
             found = {k: row.get(f"val_{k}") for k in ("ap50", "precision", "recall")}
             parts.append("val " + "  ".join(f"{k} {'-' if v is None else f'{v:.3f}'}" for k, v in found.items()))
-        left = self.seconds / self.epoch * (epochs - self.epoch)
+        left = self.seconds / done * (epochs - done)
         if self.config.train.minutes:
             left = min(left, max(0.0, self.config.train.minutes * 60 - self.seconds))
         return "  ".join([*parts, f"{self.seconds:.0f} s, about {left:.0f} s left"])
@@ -298,7 +289,7 @@ class Run:
         """Whether the time budget is spent; rank 0's clock decides for all."""
         if not self.config.train.minutes:
             return False
-        spent = [self.seconds >= self.config.train.minutes * 60]
+        spent = [self._clock() >= self.config.train.minutes * 60]
         if self.world > 1:
             distributed.broadcast_object_list(spent)
         return spent[0]

@@ -21,13 +21,23 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
 
 
 def learning_rate(config: TrainConfig, step: int, total: int) -> float:
-    """The rate of step `step` (0-based) of `total`: linear warm-up, then constant or a cosine down to 0.01 of `lr`."""
+    """The rate of step `step` (0-based) of `total`: a warm-up of `warmup` steps, then
+
+    constant   `lr`
+    cosine     half a cosine down to 0.01 of `lr`
+    yolox      half a cosine down to 0.05 of `lr`, there for the last twentieth; the warm-up is quadratic (Ge et al. 2021)
+    step       `lr`, times `gamma` after each of `milestones`, which are shares of `total`
+    """
     if step < config.warmup:
-        return config.lr * (step + 1) / (config.warmup + 1)
+        part = (step + 1) / (config.warmup + 1)
+        return config.lr * (part**2 if config.schedule == "yolox" else part)
     if config.schedule == "constant":
         return config.lr
-    progress = min(1.0, (step - config.warmup) / max(1, total - config.warmup))
-    return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+    if config.schedule == "step":
+        return config.lr * config.gamma ** sum(step >= share * total for share in config.milestones)
+    least, end = (0.05, total - total // 20) if config.schedule == "yolox" else (0.01, total)
+    progress = min(1.0, (step - config.warmup) / max(1, end - config.warmup))
+    return config.lr * (least + (1 - least) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 class AveragedWeights:

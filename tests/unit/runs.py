@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 class Keeper:
-    """A report callable that keeps every checkpoint, and may die after one of them."""
+    """A report callable that keeps every checkpoint, as `epoch-N` or `step-N`, and may die after one of them."""
 
-    def __init__(self, folder: Path, die_after: int | None = None) -> None:
-        self.folder, self.die_after, self.metrics = folder, die_after, []
+    def __init__(self, folder: Path, die_after: int | None = None, by: str = "epoch") -> None:
+        self.folder, self.die_after, self.by, self.metrics = folder, die_after, by, []
 
     def __call__(self, metrics, folder):
         self.metrics.append(metrics)
-        shutil.copytree(folder, self.folder / f"epoch-{metrics['epoch']}")
-        if metrics["epoch"] == self.die_after:
+        shutil.copytree(folder, self.folder / f"{self.by}-{metrics[self.by]}")
+        if metrics[self.by] == self.die_after:
             raise KeyboardInterrupt

@@ -198,3 +198,92 @@ def test_a_damaged_weights_file_is_named(tmp_path):
     (tmp_path / "best.safetensors").write_bytes(b"rubbish")
     with pytest.raises(InputError, match=r"best\.safetensors"):
         checkpoint.weights(tmp_path)
+
+
+def test_rates_of_yolox_and_of_steps():
+    config = tiny(train__warmup=3, train__schedule="yolox", train__lr=1.0).train
+    rates = [optimizer.learning_rate(config, step, 100) for step in range(100)]
+    assert rates[:4] == [1 / 16, 4 / 16, 9 / 16, 1.0]
+    assert rates[49] == pytest.approx(0.525)  # half-way down from 1 to .05, which is reached at step 95
+    assert rates[94] > 0.05 and rates[95:] == pytest.approx([0.05] * 5)
+    config = tiny(train__schedule="step", train__milestones=[0.5, 0.8], train__gamma=0.1, train__lr=1.0).train
+    rates = [optimizer.learning_rate(config, step, 10) for step in range(10)]
+    assert rates == pytest.approx([1.0] * 5 + [0.1] * 3 + [0.01] * 2)
+    for wrong in ([0.8, 0.5], [0.0], [1.0]):
+        with pytest.raises(InputError, match=r"milestones"):
+            tiny(train__milestones=wrong)
+
+
+def weights_equal(left: Path, right: Path) -> bool:
+    first, second = (load_file(folder / "model.safetensors") for folder in (left, right))
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_validation_by_steps_and_a_resume_within_an_epoch(sample_shards, tmp_path):
+    """Kept in mid-epoch, a run goes on with the next batch of that epoch, to the same bits."""
+    config = tiny(train__epochs=2, train__val_steps=4)
+    left, went_on = Keeper(tmp_path / "left", by="step"), Keeper(tmp_path / "on", by="step")
+    loop.fit(config, sample_shards, left, log=lambda line: None)
+    steps = [m["step"] for m in left.metrics]
+    assert steps[:2] == [4, 8] and steps[-1] % 4 and all(step % 4 == 0 for step in steps[:-1])
+    per_epoch = steps[-1] // 2
+    assert per_epoch % 4 and [m["epoch"] for m in left.metrics] == [step // per_epoch for step in steps]
+    loop.fit(config, sample_shards, went_on, resume=tmp_path / "left" / f"step-{steps[1]}", log=lambda line: None)
+    assert [m["step"] for m in went_on.metrics] == steps[2:]
+    assert weights_equal(*(tmp_path / name / f"step-{steps[-1]}" for name in ("left", "on")))
+    assert [m["loss"] for m in went_on.metrics] == [m["loss"] for m in left.metrics[2:]]
+
+
+def test_patience_ends_a_run_that_gets_no_better(sample_shards, tmp_path):
+    """With nothing to learn the first validation stays the best."""
+    keeper = Keeper(tmp_path)
+    loop.fit(
+        tiny(train__lr=1e-12, train__ema=0.0, train__patience=1, train__epochs=6), sample_shards, keeper, log=print
+    )
+    values = [m["val_iou"] for m in keeper.metrics]
+    best = values.index(max(values))
+    assert len(values) == best + 2 < 6
+
+
+def test_a_batch_in_parts_learns_the_same(sample_shards):
+    """One step on a batch whole and in parts: equal but for the statistics of batch normalisation, which are left out."""
+    after = {}
+    for parts in (1, 2, 4):
+        config = tiny(
+            train__accumulate=parts, train__optimizer="sgd", train__lr=1e-2, train__ema=0.0, data__flips=False
+        )
+        run = loop.Run(config, sample_shards, "cpu", lambda line: None)
+        run.model.eval()
+        run.stepper(next(iter(run.loader)), 0)
+        after[parts] = torch.cat([p.detach().flatten() for p in run.model.parameters()])
+        assert run.stepper.means()["loss"] > 0
+    torch.testing.assert_close(after[2], after[1], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(after[4], after[1], rtol=1e-4, atol=1e-7)
+    with pytest.raises(InputError, match=r"does not divide into train\.accumulate=3"):
+        tiny(train__accumulate=3)
+
+
+@pytest.mark.parametrize("model", ["ggl-net", "bp-fpn"])
+def test_bf16_learns_about_the_same(sample_shards, model):
+    """The loss of a step is that of float32 but for rounding, and is float32; so are the weights."""
+    losses = {}
+    for precision in ("float32", "bf16"):
+        options = {"train.precision": precision, "data.crop": 32, "train.batch": 4}
+        options |= {"model.width": 4} if model == "ggl-net" else {"model.width": 0.125, "model.frames": 2}
+        run = loop.Run(configuration.load(overrides=options, model=model), sample_shards, "cpu", lambda line: None)
+        seen = []
+        run.stepper.module.register_forward_hook(lambda module, inputs, found, seen=seen: seen.append(found[0].dtype))
+        run.stepper(next(iter(run.loader)), 0)
+        losses[precision] = run.stepper.means()["loss"]
+        assert seen == [torch.float32] and {p.dtype for p in run.model.parameters()} == {torch.float32}
+    assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.05) and losses["bf16"] != losses["float32"]
+
+
+def test_a_bad_loss_names_step_and_key_frames(sample_shards):
+    run = loop.Run(tiny(), sample_shards, "cpu", lambda line: None)
+    batch = next(iter(run.loader))
+    batch["scale"] = batch["scale"] * float("inf")
+    names = [f"{name}:{frame}" for name, frame in batch["key"]]
+    with pytest.raises((WorkError, InputError)) as raised:
+        run.stepper(batch, 6)
+    assert "step 7" in str(raised.value) and all(name in str(raised.value) for name in names)

@@ -170,6 +170,9 @@ class BPFPN(Model):
 
     # -- the contract --------------------------------------------------------------------------------------------
 
+    def compiled_parts(self) -> list[nn.Module]:
+        return [part for part in (self.backbone, self.neck, self.head) if part is not None]
+
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The training loss of a batch and its parts. `InputError` where the batch has no boxes, or impossible ones."""
         if batch.get("boxes") is None:
