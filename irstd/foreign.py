@@ -14,6 +14,7 @@ import importlib.metadata
 import importlib.util
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -136,6 +137,14 @@ class Source:
         for path, content in self.travels().items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(content)
+
+    @contextmanager
+    def unpacked(self) -> Iterator[None]:
+        """Inside this block the code is imported from a copy of its own."""
+        with tempfile.TemporaryDirectory(prefix="irstd-code-") as place:
+            self.write(Path(place))
+            with carried(Path(place)):
+                yield
 
     def travels(self) -> dict[str, bytes]:
         return {k: v for k, v in self.files.items() if k.partition("/")[0] not in self.installed}

@@ -220,7 +220,9 @@ class AdapterConfig(Section):
     )
     pick: int | str = Field(-1, description="masks: of a list or a dict of maps, which one is the prediction")
     deep: bool = Field(False, description="masks: the loss is the mean over all maps, not that of the prediction")
-    label: int = Field(1, ge=0, description="boxes: the number by which the module knows targets; 0 is background to some")
+    label: int = Field(
+        1, ge=0, description="boxes: the number by which the module knows targets; 0 is background to some"
+    )
 
 
 class ForeignConfig(Network):

@@ -134,9 +134,11 @@ def load(
         values = _declared(model) | values
     own = paths(NETWORKS[kind(model)], "model.")
     for path in values:
-        if path.startswith("model.") and path not in own and (model in MODELS or not is_path(path)):
+        option = model not in MODELS and path.startswith(f"{OPTIONS}.")
+        if path.startswith("model.") and path not in own and not option:
             where = f"{origin[path]}: " if origin[path] else ""
-            raise InputError(f"{where}{path}: {model} has no such option{nearest(path, own)}")
+            hint = nearest(path, own) if model in MODELS else f"; those of its class are {OPTIONS}.NAME=VALUE"
+            raise InputError(f"{where}{path}: {model} has no such option{hint}")
     try:
         return Config.model_validate(nest(values))
     except ValidationError as error:

@@ -123,7 +123,10 @@ class LossConfig(Section):
 
     @model_validator(mode="after")
     def _some(self) -> LossConfig:
-        if not self.soft_iou + self.bce + self.edge_hard + self.focal or not self.box + self.objectness + self.classification:
+        if (
+            not self.soft_iou + self.bce + self.edge_hard + self.focal
+            or not self.box + self.objectness + self.classification
+        ):
             raise ValueError("every loss weight is 0")
         return self
 
@@ -139,7 +142,9 @@ class TrainConfig(Section):
     weight_decay: float = Field(1e-2, ge=0)
     schedule: Literal["constant", "cosine"] = "cosine"
     warmup: int = Field(0, ge=0, description="steps of linear warm-up")
-    init: str | None = Field(None, description="weights to start from: a model package, or a file of irstd weights import")
+    init: str | None = Field(
+        None, description="weights to start from: a model package, or a file of irstd weights import"
+    )
     clip: float | None = Field(None, gt=0, description="largest gradient norm")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: off")
     loss: LossConfig = LossConfig()

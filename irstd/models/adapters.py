@@ -190,7 +190,9 @@ class DetectionAdapter(Model):
         name = type(self.module).__name__
         found = self.module(self.feed(normalised(batch)))
         if not isinstance(found, list | tuple) or len(found) != len(placements):
-            raise InputError(f"{name} gives {_described(found)} for {len(placements)} frames, not a list of a dict each")
+            raise InputError(
+                f"{name} gives {_described(found)} for {len(placements)} frames, not a list of a dict each"
+            )
         return [self._detections(item, placement) for item, placement in zip(found, placements, strict=True)]
 
     def _detections(self, found: Any, placement: Placement) -> Detections:

@@ -38,7 +38,9 @@ def check(batch: Batch) -> None:
         if name == "masks" and not (value.dtype == bool or ((value == 0) | (value == 1)).all()):
             raise InputError(f"masks hold values up to {value.max():g}: expected 0 and 1 (binarise them first)")
         if name == "size" and not ((value >= 1).all() and (value <= (height, width)).all()):
-            raise InputError(f"size holds {value.tolist()}: true sizes lie between 1 and the frames' {height} x {width}")
+            raise InputError(
+                f"size holds {value.tolist()}: true sizes lie between 1 and the frames' {height} x {width}"
+            )
 
 
 def check_boxes(batch: Batch) -> None:

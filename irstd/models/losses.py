@@ -40,9 +40,7 @@ def edge_hard(
     return loss.flatten().topk(max(1, int(loss.numel() * share))).values.mean()
 
 
-def focal(
-    logit_B1HW: torch.Tensor, mask_B1HW: torch.Tensor, gamma: float = 2.0, alpha: float = 0.25
-) -> torch.Tensor:
+def focal(logit_B1HW: torch.Tensor, mask_B1HW: torch.Tensor, gamma: float = 2.0, alpha: float = 0.25) -> torch.Tensor:
     """The focal loss of all pixels, divided by the number of target pixels (of the batch, at least 1).
 
     Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, with the division that they use for anchors.
