@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
 import tomllib
 from contextlib import suppress
@@ -156,10 +157,14 @@ class Workspace:
         return found
 
     def enter(self) -> Workspace:
-        """Prepare this process for the workspace: variables, home folder, Ray's token."""
+        """Prepare this process for the workspace: variables, home folder, Ray's token, and where networks are imported from."""
         self.home.mkdir(parents=True, exist_ok=True)
         environment.ensure_ray_token(self.home)
         environment.apply(self.environment())
+        # At the end: nothing that is installed is hidden by a file that lies about.
+        for folder in (str(Path.cwd()), str(self.root)):
+            if folder not in sys.path:
+                sys.path.append(folder)
         return self
 
     def relative(self, path: Path) -> str:

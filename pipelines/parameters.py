@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from irstd.config import Config, flatten, nest, parse_overrides, paths
+from irstd.config import Config, flatten, is_path, nest, parse_overrides, paths
 from irstd.errors import InputError, nearest
 
 
@@ -20,7 +20,7 @@ def given(config: Config) -> dict[str, Any]:
     the defaults count as not given: a recipe would otherwise be overruled by a form that nobody has filled in.
     """
     found = flatten(config.model_dump(mode="json", exclude_unset=True), "config")
-    defaults = flatten(Config(model=type(config.model)()).model_dump(mode="json"), "config")
+    defaults = flatten(Config(model=type(config.model)(name=config.model.name)).model_dump(mode="json"), "config")
     # A form for another network than the default one says which.
     defaults["model.name"] = Config().model.name
     if found.keys() == defaults.keys():
@@ -46,7 +46,7 @@ def flow_parameters(flow: Callable[..., Any], pairs: Iterable[str]) -> dict[str,
         key, equals, text = pair.partition("=")
         if equals and key in known:
             found[key] = yaml.safe_load(text)
-        elif takes_config and equals and key in paths():
+        elif takes_config and equals and is_path(key):
             config.append(pair)
         elif not equals or not key:
             raise InputError(f"{pair!r}: expected key=value, such as {known[0] if known else 'train.epochs'}=...")

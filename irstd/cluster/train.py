@@ -22,6 +22,7 @@ from irstd.cluster.plan import Plan
 from irstd.config import Config
 from irstd.errors import IrstdError, WorkError
 from irstd.files import staged_folder
+from irstd.foreign import Source
 from irstd.workspace import Workspace
 
 Tracker = Callable[[dict[str, Any], Path | None], None]
@@ -54,6 +55,7 @@ def fit(
             "threads": plan.threads,
             "tracker": tracker,
             "say": say,
+            "source": Source.of(config.model.network),
         }
         trainer = TorchTrainer(
             worker,
@@ -99,7 +101,8 @@ def worker(job: dict[str, Any]) -> None:
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder) if folder else None)
 
     kept = ray.train.get_checkpoint()
-    with tempfile.TemporaryDirectory(prefix="irstd-resume-") as place:
+    # The network's own code came with the job, wherever this worker runs.
+    with tempfile.TemporaryDirectory(prefix="irstd-resume-") as place, job["source"].unpacked():
         train(
             Config.model_validate(job["config"]),
             job["shards"],

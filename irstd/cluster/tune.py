@@ -19,6 +19,7 @@ from irstd.cluster.plan import Plan
 from irstd.config import Config
 from irstd.errors import WorkError
 from irstd.files import read_json, staged_folder, write_json
+from irstd.foreign import Source
 from irstd.training.record import finished
 from irstd.workspace import Workspace
 
@@ -64,6 +65,7 @@ def search(
                 "workspace": workspace,
                 "tracker": tracker,
                 "say": say,
+                "source": Source.of(config.model.network),
             }
             for number, ((run, overrides, config), tracker) in enumerate(zip(configs, trackers, strict=True), 1)
         ]
@@ -111,7 +113,8 @@ def trial(params: dict[str, Any], jobs: list[dict[str, Any]]) -> None:
     track = job["tracker"].begin() if job["tracker"] else None
     error: str | None = None
     try:
-        metrics = _one(job, folder, label, track) if job["plan"].workers == 1 else _many(job, folder, label, track)
+        with job["source"].unpacked():
+            metrics = _one(job, folder, label, track) if job["plan"].workers == 1 else _many(job, folder, label, track)
         write_json(
             folder / "run.json", {"run": job["run"], "config": job["config"], "metrics": metrics, "finished": True}
         )

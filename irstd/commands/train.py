@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from irstd import config as configuration
 from irstd.commands.show import result, say
-from irstd.config import Config, GGLNetConfig
+from irstd.config import Config
 from irstd.data.gradient import GradientSpec
 from irstd.data.manifest import Manifest, read_all
 from irstd.data.windows import require, require_gradient
@@ -78,7 +78,14 @@ def run(
 def prepare(config: Config, shards: str | Path) -> Job:
     """Refuse what cannot be trained, before anything starts."""
     from irstd.training.loop import loader_for
+    from irstd.training.rehearsal import rehearse
+    from irstd.training.start import weights_file
 
+    if config.train.init:
+        # A worker's working folder is another.
+        weights_file(config.train.init)
+        place = {"init": str(Path(config.train.init).resolve())}
+        config = config.model_copy(update={"train": config.train.model_copy(update=place)})
     manifests = read_all(shards, config.data.sets)
     require(manifests, "train", config.model.frames)
     for manifest in manifests if config.model.task == "segmentation" else ():
@@ -92,10 +99,8 @@ def prepare(config: Config, shards: str | Path) -> Job:
             choose = f", or choose with data.sets=[{','.join(others)}]" if others else ""
             hint = f"; make them from its boxes with shard.derive.masks in params.yaml and irstd shard{choose}"
             raise InputError(f"set {manifest.set} has no masks, which {config.model.name} learns from{hint}")
-    model = config.model
-    stored = isinstance(model, GGLNetConfig) and model.gradient_branch and model.border == "replicate"
-    if stored and config.data.resize == "native":
-        require_gradient(manifests, GradientSpec(config.model.operator, "replicate"))
+    if config.model.stored_gradient and config.data.resize == "native":
+        require_gradient(manifests, GradientSpec(config.model.stored_gradient, "replicate"))
     # Making a loader is its own check: intensity rule, clip length, batch against key frames.
     loaders = [loader_for(config, shards, "train", manifests, batch_size=config.train.batch)]
     if sum(m.count("val", "labelled") for m in manifests):
@@ -106,6 +111,7 @@ def prepare(config: Config, shards: str | Path) -> Job:
                 f"the split {loader.split!r} of {', '.join(m.set for m in manifests)} has frames without masks, which "
                 f"{config.model.name} learns from; choose sets with data.sets=[...]"
             )
+    rehearse(config, shards, manifests)
     return Job(config, shards, manifests, identity(config, manifests))
 
 
@@ -161,6 +167,7 @@ def _execute(workspace: Workspace, job: Job, workers: int | None) -> dict[str, A
         say(f"MLflow: {tracking.run_url(workspace, run_id)}")
         try:
             if finished(folder, record_needed=False) is None:
+                keep_code(workspace, job)
                 tracker = tracking.RunTracker(workspace.mlflow_uri, run_id)
                 cluster.fit(workspace, job.config, job.shards, job.name, plan, folder / "checkpoint", tracker, say)
         except BaseException as error:
@@ -185,6 +192,17 @@ def _execute(workspace: Workspace, job: Job, workers: int | None) -> dict[str, A
     return record
 
 
+def keep_code(workspace: Workspace, job: Job) -> None:
+    """The code of a network that is not ours, as the run begins with it; it may be edited while the run goes on."""
+    from irstd.foreign import Source
+    from irstd.inference.package import CODE
+
+    source = Source.of(job.config.model.network)
+    if source.travels():
+        with staged_folder(workspace.runs / job.name / CODE) as staged:
+            source.write(staged)
+
+
 def numbers(job: Job, best: dict[str, Any]) -> str:
     """The validation numbers with all that they depend on."""
     from irstd.commands.show import boxes_scored, scored
@@ -202,6 +220,7 @@ def numbers(job: Job, best: dict[str, Any]) -> str:
 
 def write_package(workspace: Workspace, job: Job, record: dict[str, Any]) -> Path:
     """The model package of a finished run, in its run folder."""
+    from irstd.foreign import Source
     from irstd.inference import package
 
     folder = workspace.runs / job.name
@@ -217,9 +236,12 @@ def write_package(workspace: Workspace, job: Job, record: dict[str, Any]) -> Pat
         "digests": record["lineage"]["sets"],
         "values": {k.removeprefix("val_"): v for k, v in record["metrics"].items() if k.startswith("val_")},
     }
+    source = Source.read(folder / package.CODE)
     with staged_folder(target) as staged:
         lineage = record["lineage"] | {"mlflow_run": record["mlflow_run"], "weights_sha256": weights_sha256}
-        package.write(staged, best, job.config, job.manifests, lineage, metrics)
+        if source.files:
+            lineage["network_sha256"] = source.hash
+        package.write(staged, best, job.config, job.manifests, lineage, metrics, source if source.files else None)
     return target
 
 

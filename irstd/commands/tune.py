@@ -170,6 +170,8 @@ def _run(
         for job, chain, values in zip(jobs, chains, drawn, strict=True):
             tags = lineage.tags(chain) | {"irstd.kind": "trial"}
             trackers.append(tracking.TrialTracker(workspace, parent, job.name, tags, values))
+        for job in jobs:
+            training.keep_code(workspace, job)
         configs = [(job.name, values, job.config) for job, values in zip(jobs, drawn, strict=True)]
         try:
             outcomes = cluster.search(

@@ -8,13 +8,15 @@ paths) lies in `settings.toml` and never changes a result.
 from irstd.config.networks import (
     MODELS,
     NETWORKS,
+    AdapterConfig,
     BPFPNConfig,
     DGRConfig,
+    ForeignConfig,
     GGLNetConfig,
     GILSConfig,
     ModelConfig,
 )
-from irstd.config.sources import check_path, flatten, load, nest, parse_overrides, paths, read_yaml
+from irstd.config.sources import check_path, flatten, is_path, load, nest, parse_overrides, paths, read_yaml
 from irstd.config.tree import (
     MEASURES,
     Config,
@@ -31,12 +33,14 @@ from irstd.config.tree import (
 )
 
 __all__ = [
+    "AdapterConfig",
     "BPFPNConfig",
     "Config",
     "DGRConfig",
     "DataConfig",
     "DeriveConfig",
     "EvaluateConfig",
+    "ForeignConfig",
     "GGLNetConfig",
     "GILSConfig",
     "GradientConfig",
@@ -52,6 +56,7 @@ __all__ = [
     "TrainConfig",
     "check_path",
     "flatten",
+    "is_path",
     "load",
     "nest",
     "parse_overrides",

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class GGLNetConfig(Section):
+class Network(Section):
+    """What is asked of every section `model`, whatever the network."""
+
+    @property
+    def slug(self) -> str:
+        """What its runs and its registered model are called."""
+        return self.name
+
+    @property
+    def network(self) -> str:
+        """`package.module:Class` of the network."""
+        raise NotImplementedError
+
+    @property
+    def stored_gradient(self) -> str | None:
+        """Operator of the stored gradient map (border replicated) that the network takes; None: it takes none."""
+        return None
+
+    def arguments(self) -> dict[str, Any]:
+        """What the network's class is called with."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "name"}
+
+
+class GGLNetConfig(Network):
     """GGL-Net (Zhao et al., IEEE GRSL 2023)."""
 
     task: ClassVar[str] = "segmentation"
@@ -33,6 +58,14 @@ class GGLNetConfig(Section):
     def frames(self) -> int:
         """T, the frames of a clip."""
         return 1
+
+    @property
+    def network(self) -> str:
+        return "irstd.models.ggl_net:GGLNet"
+
+    @property
+    def stored_gradient(self) -> str | None:
+        return self.operator if self.gradient_branch and self.border == "replicate" else None
 
 
 class GILSConfig(Section):
@@ -134,7 +167,7 @@ def _changed(section: Section) -> list[str]:
     return [name for name, field in type(section).model_fields.items() if getattr(section, name) != field.default]
 
 
-class BPFPNConfig(Section):
+class BPFPNConfig(Network):
     """BP-FPN (Zhang et al., arXiv 2511.13013) on its host SSTNet."""
 
     task: ClassVar[str] = "detection"
@@ -164,14 +197,87 @@ class BPFPNConfig(Section):
             raise ValueError("gils.frames=key says nothing with frames=1, where every frame is the key frame")
         return self
 
+    @property
+    def network(self) -> str:
+        return "irstd.models.bp_fpn:BPFPN"
 
-def _model_name(value: Any) -> str:
-    """Which network a section `model` is of: its name, GGL-Net where it has none."""
-    return value.get("name", "ggl-net") if isinstance(value, Mapping) else getattr(value, "name", "?")
+    def arguments(self) -> dict[str, Any]:
+        return super().arguments() | ({} if self.bp else {"gils": None, "dgr": None})
+
+
+class AdapterConfig(Section):
+    """How a plain module, one that does not keep the contract of networks, is fed and read: docs/MODELS.md."""
+
+    in_channels: int | None = Field(
+        None, ge=1, description="channels of each frame, grey repeated; none: as the first convolution takes them"
+    )
+    stack: bool | None = Field(
+        None, description="of clips: frames are channels; False: an axis of their own, [B, C, T, H, W]; none: as above"
+    )
+    stride: int = Field(32, ge=1, le=256, description="height and width are padded to multiples of this")
+    output: Literal["logits", "probability"] | None = Field(
+        None, description="masks: what it gives; none: probabilities where its last layer is a sigmoid, else logits"
+    )
+    pick: int | str = Field(-1, description="masks: of a list or a dict of maps, which one is the prediction")
+    deep: bool = Field(False, description="masks: the loss is the mean over all maps, not that of the prediction")
+    label: int = Field(
+        1, ge=0, description="boxes: the number by which the module knows targets; 0 is background to some"
+    )
+
+
+class ForeignConfig(Network):
+    """Anyone's network, `package.module:Class`: docs/MODELS.md."""
+
+    name: str = Field("package.module:Class", pattern=r"^[\w.]+:\w+$", description="package.module:Class")
+    task: Literal["segmentation", "detection"] = "segmentation"
+    frames: int = Field(1, ge=1, le=64, description="T: frames of a clip, the key frame last")
+    gradient: Literal["none", "central", "sobel", "scharr"] = Field(
+        "none", description="operator of the stored gradient map that its class takes"
+    )
+    options: dict[str, Any] = Field({}, description="what its class is called with")
+    adapter: AdapterConfig = AdapterConfig()
+
+    @field_validator("options")
+    @classmethod
+    def _plain(cls, given: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(given, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"options are numbers, strings, lists and mappings as JSON has them ({error})") from None
+        return given
+
+    @property
+    def slug(self) -> str:
+        """The class's name in small letters."""
+        return re.sub(r"[^a-z0-9_]", "-", self.name.partition(":")[2].lower())
+
+    @property
+    def network(self) -> str:
+        return self.name
+
+    @property
+    def stored_gradient(self) -> str | None:
+        return None if self.gradient == "none" else self.gradient
+
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.options)
+
+
+def kind(name: str) -> str:
+    """Which section the network `name` has: its own, or that of everyone else's."""
+    return "foreign" if ":" in name else name
+
+
+def _kind(value: Any) -> str:
+    """Which network a section `model` is of, by its name; GGL-Net where it has none."""
+    return kind(str(value.get("name", "ggl-net") if isinstance(value, Mapping) else getattr(value, "name", "?")))
 
 
 ModelConfig = Annotated[
-    Annotated[GGLNetConfig, Tag("ggl-net")] | Annotated[BPFPNConfig, Tag("bp-fpn")], Discriminator(_model_name)
+    Annotated[GGLNetConfig, Tag("ggl-net")]
+    | Annotated[BPFPNConfig, Tag("bp-fpn")]
+    | Annotated[ForeignConfig, Tag("foreign")],
+    Discriminator(_kind),
 ]
-NETWORKS = {"ggl-net": GGLNetConfig, "bp-fpn": BPFPNConfig}
-MODELS = tuple(NETWORKS)
+NETWORKS: dict[str, type[Network]] = {"ggl-net": GGLNetConfig, "bp-fpn": BPFPNConfig, "foreign": ForeignConfig}
+MODELS = ("ggl-net", "bp-fpn")

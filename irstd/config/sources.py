@@ -10,9 +10,13 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from irstd.config.networks import MODELS, NETWORKS, GGLNetConfig
-from irstd.config.tree import Config
+from irstd import foreign
+from irstd.config.networks import MODELS, NETWORKS, GGLNetConfig, kind
+from irstd.config.tree import MEASURES, Config
 from irstd.errors import InputError, nearest
+
+OPTIONS = "model.options"
+"""What lies below is any network's own to name."""
 
 
 def paths(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, Any]:
@@ -25,17 +29,24 @@ def paths(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, Any]:
                 found |= paths(network, f"{prefix}{name}.")
         elif isinstance(default, BaseModel):
             found |= paths(type(default), f"{prefix}{name}.")
-        else:
+        elif f"{prefix}{name}" != OPTIONS:
             found[f"{prefix}{name}"] = default
     return found
 
 
+def is_path(path: str) -> bool:
+    """Whether `path` is a value of the tree, or an option that a network of one's own may have."""
+    return path in paths() or (path.startswith(f"{OPTIONS}.") and path.removeprefix(f"{OPTIONS}.").isidentifier())
+
+
 def check_path(path: str, where: str) -> None:
     """`InputError` with the nearest name where `path` is not a value of the tree."""
-    known = paths()
-    if path in known:
+    if is_path(path):
         return
-    if any(name.startswith(path + ".") for name in known):
+    known = paths()
+    if path.startswith(f"{OPTIONS}."):
+        raise InputError(f"{where}: {path} names no option; write {OPTIONS}.NAME=VALUE, and {{a: 1}} for a mapping")
+    if path == OPTIONS or any(name.startswith(path + ".") for name in known):
         raise InputError(f"{where}: {path} is a section, not a value; write {path}.<name>=<value>")
     raise InputError(f"{where}: unknown key {path!r}{nearest(path, known)}")
 
@@ -46,8 +57,8 @@ def flatten(tree: Mapping[str, Any], where: str, prefix: str = "") -> dict[str, 
     found: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
-        if isinstance(value, Mapping) and path not in known:
-            if not any(name.startswith(path + ".") for name in known):
+        if isinstance(value, Mapping) and path not in known and not path.startswith(f"{OPTIONS}."):
+            if path != OPTIONS and not any(name.startswith(path + ".") for name in known):
                 raise InputError(f"{where}: unknown section {path!r}{nearest(path, _sections(known))}")
             found |= flatten(value, where, path + ".")
         else:
@@ -119,23 +130,47 @@ def load(
     merge(overrides or {}, "")
     model = str(values.get("model.name", MODELS[0]))
     if model not in MODELS:
-        raise InputError(f"unknown model {model!r}{nearest(model, MODELS)}; known: {', '.join(MODELS)}")
-    own = paths(NETWORKS[model], "model.")
+        model = values["model.name"] = _foreign(model)
+        values = _declared(model) | values
+    own = paths(NETWORKS[kind(model)], "model.")
     for path in values:
-        if path.startswith("model.") and path not in own:
+        option = model not in MODELS and path.startswith(f"{OPTIONS}.")
+        if path.startswith("model.") and path not in own and not option:
             where = f"{origin[path]}: " if origin[path] else ""
-            raise InputError(f"{where}{path}: {model} has no such option{nearest(path, own)}")
+            hint = nearest(path, own) if model in MODELS else f"; those of its class are {OPTIONS}.NAME=VALUE"
+            raise InputError(f"{where}{path}: {model} has no such option{hint}")
     try:
         return Config.model_validate(nest(values))
     except ValidationError as error:
         first = error.errors()[0]
         # Inside `model` pydantic names the network, which is no part of the path.
-        path = ".".join(str(part) for i, part in enumerate(first["loc"]) if (i, part) != (1, model))
+        path = ".".join(str(part) for i, part in enumerate(first["loc"]) if (i, part) != (1, kind(model)))
         where = origin.get(path, "")
         message = first["msg"].removeprefix("Value error, ")
         given = f"={values[path]}" if path in values else ""
         named = f"{path}{given}: " if path else ""
         raise InputError(f"{where + ': ' if where else ''}{named}{message[0].lower() + message[1:]}") from None
+
+
+def _foreign(name: str) -> str:
+    """`package.module:Class` of a network that is not ours; `InputError` where the name is neither that nor an entry point."""
+    if ":" in name:
+        return name
+    points = foreign.entry_points()
+    if name not in points:
+        known = [*MODELS, *points]
+        raise InputError(
+            f"unknown model {name!r}{nearest(name, known)}; known: {', '.join(known)}, or package.module:Class"
+        )
+    return points[name]
+
+
+def _declared(name: str) -> dict[str, Any]:
+    """What a network's class says of itself, as defaults: its `task`, and T as `frames`."""
+    found = foreign.find(name)
+    task, frames = getattr(found, "task", None), getattr(found, "frames", None)
+    declared: dict[str, Any] = {"model.task": task} if task in MEASURES else {}
+    return declared | ({"model.frames": frames} if isinstance(frames, int) else {})
 
 
 def nest(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,8 +111,12 @@ class LossConfig(Section):
     soft_iou: float = Field(1.0, ge=0)
     bce: float = Field(5.0, ge=0)
     edge_hard: float = Field(0.0, ge=0, description="BCE x4 on mask edges, mean over the hardest half")
+    focal: float = Field(0.0, ge=0, description="focal loss over all pixels, a sum by the number of target pixels")
+    focal_gamma: float = Field(2.0, ge=0, description="how much less what is sure counts; 0: cross-entropy")
+    focal_alpha: float = Field(0.25, ge=0, le=1, description="share of targets; 1 minus it is that of background")
     box: float = Field(5.0, ge=0, description="boxes: 1 - similarity^2 of assigned cells")
     objectness: float = Field(1.0, ge=0, description="boxes: BCE over all cells")
+    objectness_focal: bool = Field(False, description="boxes: focal loss in place of that BCE")
     classification: float = Field(1.0, ge=0, description="boxes: BCE of the class of assigned cells")
     motion: float = Field(1.0, ge=0, description="boxes: the loss of model.motion_branch")
     similarity: Literal["iou", "gaussian"] = Field(
@@ -122,7 +126,10 @@ class LossConfig(Section):
 
     @model_validator(mode="after")
     def _some(self) -> LossConfig:
-        if not self.soft_iou + self.bce + self.edge_hard or not self.box + self.objectness + self.classification:
+        if (
+            not self.soft_iou + self.bce + self.edge_hard + self.focal
+            or not self.box + self.objectness + self.classification
+        ):
             raise ValueError("every loss weight is 0")
         return self
 
@@ -150,6 +157,9 @@ class TrainConfig(Section):
         description="bf16: of the layers that bear it; first convolutions, gradient map and losses stay float32",
     )
     compile: bool = Field(False, description="the network as torch.compile makes it; the first steps take minutes")
+    init: str | None = Field(
+        None, description="weights to start from: a model package, or a file of irstd weights import"
+    )
     clip: float | None = Field(None, gt=0, description="largest gradient norm")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: off")
     loss: LossConfig = LossConfig()
@@ -222,15 +232,20 @@ class Config(Section):
 
     @property
     def registered_name(self) -> str:
-        return self.registry.name or self.model.name
+        return self.registry.name or self.model.slug
 
     def identity(self) -> dict[str, Any]:
         """What of the configuration decides a trained model (the sets go in by their digests, elsewhere)."""
-        # Nothing is interpolated in native frames, and a run from before there was a choice is still that run.
+        # Nothing is interpolated in native frames, and a run from before there was a choice is still that run. So it is with
+        # losses that came later.
         idle = {"resize", "interpolation"} if self.data.resize == "native" else set()
         data = self.data.model_dump(mode="json", exclude={"sets"} | idle)
         found = {"model": self.model.model_dump(mode="json"), "data": data}
-        found["train"] = self.train.model_dump(mode="json")
+        loss = self.train.loss
+        unused = {name for name in ("focal", "objectness_focal") if not getattr(loss, name)}
+        unused |= {"focal_gamma", "focal_alpha"} if len(unused) == 2 else set()
+        # The weights that it starts from go in by their hash, elsewhere.
+        found["train"] = self.train.model_dump(mode="json", exclude={"init": True, "loss": unused})
         # These choose the checkpoint that is kept as best.
         found["select"] = self.evaluate.model_dump(mode="json")
         return found

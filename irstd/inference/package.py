@@ -2,6 +2,7 @@
 
     weights.safetensors    weights and buffers
     package.json           model, intensity rule, threshold, numbers with their protocol, lineage
+    code/                  the code of a network that is not ours
 
 It is what a model version in the registry carries, and what `irstd detect --model FOLDER` takes.
 """
@@ -16,8 +17,11 @@ from typing import Any
 from irstd.config import Config
 from irstd.errors import InputError
 from irstd.files import read_json, write_json
+from irstd.foreign import Source, carried
 
 SCHEMA = 1
+CODE = "code"
+"""The folder of a package, or of a run, with the code of a network that is not ours."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +46,24 @@ class Package:
     def model(self, device: str = "cpu") -> Any:
         """The network with its weights, in evaluation mode on `device`."""
         import torch
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         from irstd.models import build_model
+        from irstd.models.contract import load_weights, memory_format
 
         # Float32 parts are float32: TF32 would round counts to 11 bits.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        model = build_model(self.config)
+        with carried(self.folder / CODE):
+            model = build_model(self.config)
+        weights = self.folder / "weights.safetensors"
         try:
-            model.load_state_dict(load_file(self.folder / "weights.safetensors"))
-        except (OSError, RuntimeError) as error:
-            raise InputError(f"{self.folder / 'weights.safetensors'}: {str(error).splitlines()[0]}") from None
+            tensors = load_file(weights)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{weights}: cannot be read ({error})") from None
+        load_weights(model, tensors, weights)
         model.threshold = self.content["threshold"]
-        layout = torch.channels_last if self.config.train.channels_last else torch.contiguous_format
-        return model.to(device, memory_format=layout).eval()
+        return model.to(device, memory_format=memory_format(model, self.config.train.channels_last)).eval()
 
 
 def write(
@@ -65,12 +73,13 @@ def write(
     manifests: list[Any],
     lineage: dict[str, Any],
     metrics: dict[str, Any],
+    source: Source | None = None,
 ) -> Package:
     """Write a package into the empty folder `folder`.
 
     `weights` are tensors by name, or a file of them, which is copied: its sha256 stays. `manifests` give the statistics of
     the `dataset` intensity rule and the bit depth; `metrics` the numbers that chose the checkpoint, with protocol, split
-    and rule of choice.
+    and rule of choice. `source` is the code of a network that is not ours. Without manifests the counts are 8 bits deep.
     """
     from safetensors.torch import save_file
 
@@ -83,7 +92,7 @@ def write(
         "config": config.model_dump(mode="json"),
         # 'auto' stays only where the model saw both 8-bit recordings and deeper ones.
         "intensity": {"rule": rules.pop() if len(rules) == 1 else "auto", "dataset": of_train(manifests)},
-        "bit_depth": max(depths),
+        "bit_depth": max(depths, default=8),
         "threshold": config.evaluate.threshold,
         "metrics": metrics,
         "lineage": lineage,
@@ -93,5 +102,7 @@ def write(
         shutil.copyfile(weights, folder / "weights.safetensors")
     else:
         save_file(weights, folder / "weights.safetensors")
+    if source is not None:
+        source.write(folder / CODE)
     write_json(folder / "package.json", content)
     return Package(folder, content)

@@ -8,17 +8,69 @@ import numpy as np
 import torch
 
 from irstd.data.regions import touched
+from irstd.errors import InputError
 
 Batch = dict[str, Any]
 TENSORS = ("frames", "gradient", "offset", "scale", "masks", "size")
+
+
+def check(batch: Batch) -> None:
+    """`InputError` with one line for a batch that no loader makes, by the arrays that were not moved yet."""
+    frames = batch["frames"]
+    shape, kind = tuple(frames.shape), str(frames.dtype).removeprefix("torch.")
+    if len(shape) != 4 or 0 in shape:
+        raise InputError(f"frames have the shape {shape}: expected counts [B, T, H, W], grey and not empty")
+    # Moved, 16 bits are int32, and what augmentation made of counts is x.
+    if kind not in ("uint8", *(("uint16",) if isinstance(frames, np.ndarray) else ("int32", "float32"))):
+        raise InputError(f"frames are {kind}: expected the sensor's counts, uint8 or uint16")
+    count, _, height, width = shape
+    wanted = {"gradient": (count, height, width), "masks": (count, height, width)}
+    wanted |= {"offset": (count,), "scale": (count,), "size": (count, 2)}
+    for name, expected in wanted.items():
+        value = batch.get(name)
+        if value is None:
+            continue
+        if tuple(value.shape) != expected:
+            raise InputError(f"{name} have the shape {tuple(value.shape)}: with frames {shape} expected {expected}")
+        if not isinstance(value, np.ndarray):
+            continue
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise InputError(f"{name} hold NaN or infinity")
+        if name == "masks" and not (value.dtype == bool or ((value == 0) | (value == 1)).all()):
+            raise InputError(f"masks hold values up to {value.max():g}: expected 0 and 1 (binarise them first)")
+        if name == "size" and not ((value >= 1).all() and (value <= (height, width)).all()):
+            raise InputError(
+                f"size holds {value.tolist()}: true sizes lie between 1 and the frames' {height} x {width}"
+            )
+
+
+def check_boxes(batch: Batch) -> None:
+    """`InputError` for boxes that no frame can have, and for as many lists of them as there are not key frames."""
+    if len(batch["boxes"]) != len(batch["size"]):
+        raise InputError(f"boxes of {len(batch['boxes'])} key frames came with {len(batch['size'])} frames")
+    for number, (boxes_M4, (height, width)) in enumerate(zip(batch["boxes"], batch["size"].tolist(), strict=True)):
+        for x, y, w, h in boxes_M4:
+            # Comparisons with NaN are false. A pixel of leave: labels are rounded.
+            if not (w > 0 and h > 0 and x >= -1 and y >= -1 and x + w <= width + 1 and y + h <= height + 1):
+                where = f" of {batch['key'][number]}" if batch.get("key") else ""
+                raise InputError(
+                    f"the box x={x:g}, y={y:g}, w={w:g}, h={h:g}{where} is empty or outside its frame {width} x {height}"
+                )
+
+
+def finite(values: torch.Tensor) -> bool:
+    """Whether no value is NaN or infinite; True of a graph that is traced, which has none."""
+    # The sum is NaN or infinite where any of them is.
+    return torch.compiler.is_compiling() or bool(torch.isfinite(values.detach().sum(dtype=torch.float32)))
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:
     """Move the arrays of a `ClipLoader` batch to `device` as tensors; a batch that was moved is returned as it is.
 
     Counts stay integers (uint8, or int32 for 16 bits, which have little arithmetic in torch): converting them is the
-    device's work.
+    device's work. `InputError` for a batch that no loader makes.
     """
+    check(batch)
     found = dict(batch)
     for name in TENSORS:
         value = batch.get(name)

@@ -48,11 +48,13 @@ class Model(nn.Module, ABC):
 
     task: "segmentation", where `predict` gives masks and their components as boxes, or "detection", where it gives boxes.
     frames: T of the clips that it takes. progress: share of the training that is done, for losses that change on the
-    way; the training loop sets it. resize: what the network gets of the frames.
+    way; the training loop sets it. resize: what the network gets of the frames. spares: whether a loss may leave
+    parameters without a gradient.
     """
 
     task: str
     frames: int = 1
+    spares: bool = False
     threshold: float = 0.5
     loss_config: LossConfig = LossConfig()
     progress: float = 1.0
@@ -65,6 +67,16 @@ class Model(nn.Module, ABC):
     def compiled_parts(self) -> list[nn.Module]:
         """What of the network `train.compile` compiles, each on its own: modules that `loss` calls."""
         return [self]
+
+    def arrived(self, batch: Batch) -> Batch:
+        """The batch on the network's device; `InputError` for one that no loader makes, or with clips of another length."""
+        batch = to_device(batch, self.device)
+        if batch["frames"].shape[1] != self.frames:
+            raise InputError(
+                f"{type(self).__name__} takes clips of T={self.frames} frames, got {batch['frames'].shape[1]} in "
+                f"{tuple(batch['frames'].shape)}"
+            )
+        return batch
 
     @abstractmethod
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -81,7 +93,7 @@ class Model(nn.Module, ABC):
         Native frames of one true size go together, each without its padding; resized ones have one size and all go
         together, a letterbox with its padding.
         """
-        batch, placements = self.resize(to_device(batch, self.device))
+        batch, placements = self.resize(self.arrived(batch))
         if not self.resize.native:
             return self.detect(batch, placements)
         groups: dict[tuple[int, int], list[int]] = {}
@@ -112,15 +124,21 @@ class SegmentationModel(Model):
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The training loss of a batch and its parts. `InputError` where the batch has no masks."""
+        self.require_masks(batch)
+        batch, _ = self.resize(self.arrived(batch))
+        return self.loss_of(self(*self.inputs(batch)), batch)
+
+    def loss_of(self, logit_B1HW: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The same of logits for the key frames of a batch as the network gets it."""
+        ignored_BHW = ignored(batch)
+        ignored_B1HW = None if ignored_BHW is None else ignored_BHW.unsqueeze(1)
+        return segmentation_loss(logit_B1HW, batch["masks"].unsqueeze(1), self.loss_config, ignored_B1HW)
+
+    def require_masks(self, batch: Batch) -> None:
         if batch.get("masks") is None:
             raise InputError(
                 f"{type(self).__name__} learns from masks, and a chosen set has none; choose with data.sets=[...]"
             )
-        batch, _ = self.resize(to_device(batch, self.device))
-        logit_B1HW = self(*self.inputs(batch))
-        ignored_BHW = ignored(batch)
-        ignored_B1HW = None if ignored_BHW is None else ignored_BHW.unsqueeze(1)
-        return segmentation_loss(logit_B1HW, batch["masks"].unsqueeze(1), self.loss_config, ignored_B1HW)
 
     def detect(self, batch: Batch, placements: list[Placement]) -> list[Detections]:
         logit_B1HW = self(*self.inputs(batch))
@@ -160,6 +178,40 @@ def detections_of(probability_HW: np.ndarray, threshold: float) -> Detections:
         mask_HW,
         probability_HW,
     )
+
+
+def load_weights(model: nn.Module, tensors: dict[str, torch.Tensor], where: object, partial: bool = False) -> None:
+    """Copy `tensors` into the model; `InputError` that names what is missing, unknown, or of another shape.
+
+    where: what the line begins with, a file. partial: the model's other tensors may keep their values.
+    """
+    own = model.state_dict()
+    missing = [] if partial else [name for name in own if name not in tensors]
+    unknown = [name for name in tensors if name not in own]
+    other = [
+        f"{name} {list(value.shape)} for {list(own[name].shape)}"
+        for name, value in tensors.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    wrong = [f"{kind} {_some(names)}" for kind, names in _kinds(missing, unknown, other) if names]
+    if wrong:
+        raise InputError(f"{where}: not the weights of this {type(model).__name__}: {'; '.join(wrong)}")
+    model.load_state_dict(tensors, strict=False)
+
+
+def _kinds(missing: list[str], unknown: list[str], other: list[str]) -> list[tuple[str, list[str]]]:
+    return [("it lacks", missing), ("it has, and the network has not,", unknown), ("of another shape are", other)]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def memory_format(model: nn.Module, channels_last: bool) -> torch.memory_format:
+    """The layout in which the model runs: channels last is for images, and not for clips with an axis of their own."""
+    if channels_last and all(value.dim() < 5 for value in model.parameters()):
+        return torch.channels_last
+    return torch.contiguous_format
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -40,10 +40,27 @@ def edge_hard(
     return loss.flatten().topk(max(1, int(loss.numel() * share))).values.mean()
 
 
+def focal(logit_B1HW: torch.Tensor, mask_B1HW: torch.Tensor, gamma: float = 2.0, alpha: float = 0.25) -> torch.Tensor:
+    """The focal loss of all pixels, divided by the number of target pixels (of the batch, at least 1).
+
+    Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, with the division that they use for anchors.
+    """
+    mask = mask_B1HW.float()
+    return focal_terms(logit_B1HW.float(), mask, gamma, alpha).sum() / mask.sum().clamp(min=1)
+
+
+def focal_terms(logit: torch.Tensor, target: torch.Tensor, gamma: float, alpha: float) -> torch.Tensor:
+    """-a (1 - q)^gamma log q of each logit: q is the probability of its target (0 or 1), a is alpha for 1 and else 1 - alpha."""
+    entropy = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
+    # 1 - q to the last bit, and never 0: a gamma below 1 has no finite derivative there.
+    unsure = -torch.expm1(-entropy).clamp(max=-1e-12)
+    return (alpha * target + (1 - alpha) * (1 - target)) * unsure**gamma * entropy
+
+
 CERTAIN = -1e4
 """A logit whose sigmoid, and cross-entropy against background, is 0."""
 
-TERMS = {"soft_iou": soft_iou, "bce": bce, "edge_hard": edge_hard}
+TERMS = {"soft_iou": soft_iou, "bce": bce, "edge_hard": edge_hard, "focal": focal}
 
 
 def segmentation_loss(
@@ -62,7 +79,8 @@ def segmentation_loss(
         for name, term in TERMS.items():
             weight = getattr(config, name)
             if weight:
-                value = term(logit_B1HW, mask_B1HW)
+                shape = {"gamma": config.focal_gamma, "alpha": config.focal_alpha} if name == "focal" else {}
+                value = term(logit_B1HW, mask_B1HW, **shape)
                 parts[name] = value.detach()
                 total = total + weight * value
     return total, parts

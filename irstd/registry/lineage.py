@@ -15,7 +15,8 @@ from irstd.data import sequence
 from irstd.data.manifest import Manifest
 from irstd.errors import InputError
 from irstd.files import canonical_json, sha256_file, sha256_text
-from irstd.inference.package import Package
+from irstd.foreign import Source
+from irstd.inference.package import CODE, Package
 from irstd.training.identity import Identity
 from irstd.workspace import Workspace
 
@@ -29,6 +30,7 @@ def of_run(workspace: Workspace, identity: Identity, manifests: list[Manifest], 
         "run": identity.name,
         "identity": identity.hash,
         "code": identity.content["code"],
+        **({"init": identity.content["init"]} if "init" in identity.content else {}),
         "sets": {m.set: m.digest for m in manifests},
         "data_md5": versioning.data_md5(workspace.root),
         "git_commit": commit,
@@ -67,6 +69,10 @@ def chain(package: Package, version: Any | None) -> list[tuple[str, str]]:
     found.append(("data.dvc md5", str(lineage["data_md5"])))
     found.append(("git commit", f"{lineage['git_commit']}" + (" (dirty)" if lineage["git_dirty"] else "")))
     found.append(("code", lineage["code"]))
+    if "network_sha256" in lineage:
+        found.append(("network's code", f"{package.config.model.network} {lineage['network_sha256']}"))
+    if "init" in lineage:
+        found.append(("started from", lineage["init"]))
     found.append(("seed", str(lineage["seed"])))
     if lineage.get("prefect_flow_run"):
         found.append(("Prefect flow run", lineage["prefect_flow_run"]))
@@ -84,7 +90,10 @@ def verify(
     lineage = package.content["lineage"]
     yield "weights", _same(sha256_file(package.folder / "weights.safetensors"), lineage["weights_sha256"])
     content = package.config.identity() | {"sets": lineage["sets"], "code": lineage["code"]}
+    content |= {"init": lineage["init"]} if "init" in lineage else {}
     yield "configuration", _same(sha256_text(canonical_json(content)), lineage["identity"])
+    if "network_sha256" in lineage:
+        yield "network's code", _same(Source.read(package.folder / CODE).hash, lineage["network_sha256"])
     if version is not None:
         noted = version.tags.get("irstd.weights_sha256")
         yield (

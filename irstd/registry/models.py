@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from irstd.errors import InputError, WorkError, nearest
+from irstd.foreign import Source, carried
 from irstd.inference.detector import Detector
-from irstd.inference.package import Package
+from irstd.inference.package import CODE, Package
 from irstd.registry.tracking import _mlflow, client
 from irstd.workspace import Workspace
 
 # What a version needs to run, besides irstd's lower layers, which travel with it.
 REQUIRES = ("mlflow", "torch", "numpy", "opencv-python", "safetensors", "pydantic", "PyYAML", "natsort", "scipy")
-LAYERS = ("__init__.py", "errors.py", "files.py", "config", "data", "models", "metrics", "inference")
+LAYERS = ("__init__.py", "errors.py", "files.py", "foreign.py", "config", "data", "models", "metrics", "inference")
 # Where a version's files hold the model package.
 PACKAGE = "artifacts/*/package.json"
 # How MLflow says that there is no such model or version; an unknown alias is an invalid parameter to it.
@@ -50,7 +51,7 @@ def register(workspace: Workspace, run_id: str, package: Package, name: str, tag
                 artifacts={"package": str(package.folder)},
                 code_paths=[str(code / "irstd")],
                 signature=signature,
-                pip_requirements=[f"{p}=={importlib.metadata.version(p).split('+')[0]}" for p in REQUIRES],
+                pip_requirements=_requirements(package),
                 metadata={"irstd": package.content["metrics"]},
             )
         found = client(workspace)
@@ -63,6 +64,13 @@ def register(workspace: Workspace, run_id: str, package: Package, name: str, tag
             model_id=info.model_id,
         )
     return str(version.version)
+
+
+def _requirements(package: Package) -> list[str]:
+    """What irstd's lower layers need, and what the code of a network that is not ours imports."""
+    own = [f"{p}=={importlib.metadata.version(p).split('+')[0]}" for p in REQUIRES]
+    with carried(package.folder / CODE):
+        return own + [r for r in Source.of(package.config.model.network).requirements() if r not in own]
 
 
 def _ensure_name(found: Any, name: str) -> None:

@@ -6,7 +6,6 @@ Two runs with one identity are the same run: the second resumes the first, or ta
 
 from __future__ import annotations
 
-import ast
 import hashlib
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,8 @@ from typing import Any
 from irstd.config import Config
 from irstd.data.manifest import Manifest
 from irstd.files import canonical_json, sha256_text
+from irstd.foreign import Source, tree
+from irstd.training.start import start_hash
 
 # Relative to the package: what computes a result from shards. How the shards came about is in their digests.
 COMPUTES = (
@@ -34,7 +35,7 @@ COMPUTES = (
 
 @dataclass(frozen=True)
 class Identity:
-    """`name` is the run's name, `<model>-<12 digits>`; `content` is what was hashed."""
+    """`name` is the run's name, `<slug of the model>-<12 digits>`; `content` is what was hashed."""
 
     name: str
     content: dict[str, Any]
@@ -45,8 +46,14 @@ class Identity:
 
 
 def identity(config: Config, manifests: list[Manifest]) -> Identity:
-    content = config.identity() | {"sets": {m.set: m.digest for m in manifests}, "code": code_hash()}
-    return Identity(f"{config.model.name}-{sha256_text(canonical_json(content))[:12]}", content)
+    """The identity of a run. A network that is not ours has its code hashed too, and weights to start from theirs."""
+    code, source = code_hash(), Source.of(config.model.network)
+    if source.files:
+        code = sha256_text(code + source.hash)
+    content = config.identity() | {"sets": {m.set: m.digest for m in manifests}, "code": code}
+    if config.train.init:
+        content["init"] = start_hash(config.train.init)
+    return Identity(f"{config.model.slug}-{sha256_text(canonical_json(content))[:12]}", content)
 
 
 @cache
@@ -58,20 +65,5 @@ def code_hash() -> str:
         found = package / part
         for path in sorted(found.rglob("*.py")) if found.is_dir() else [found]:
             hashed.update(path.relative_to(package).as_posix().encode())
-            hashed.update(_tree(path.read_text(encoding="utf-8")).encode())
+            hashed.update(tree(path.read_bytes()).encode())
     return hashed.hexdigest()
-
-
-def _tree(source: str) -> str:
-    """A dump of the source's syntax tree without docstrings."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = node.body[1:]
-    return ast.dump(tree, include_attributes=False)

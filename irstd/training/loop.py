@@ -20,16 +20,17 @@ from typing import Any
 import torch
 from torch import distributed
 
-from irstd.config import Config, GGLNetConfig
+from irstd.config import Config
 from irstd.data.loader import ClipLoader
 from irstd.data.manifest import Manifest, read_all
 from irstd.errors import InputError
 from irstd.models import build_model
-from irstd.models.contract import state
+from irstd.models.contract import load_weights, memory_format, state
 from irstd.training import checkpoint as checkpoints
 from irstd.training.evaluation import REPORTED, gathered, measure, reported
 from irstd.training.identity import identity
 from irstd.training.optimizer import learning_rate
+from irstd.training.start import start_from
 from irstd.training.step import Stepper
 
 Report = Callable[[dict[str, Any], Path | None], None]
@@ -38,17 +39,10 @@ Log = Callable[[str], None]
 
 def loader_for(config: Config, shards: str | Path, split: str, manifests: list[Manifest], **more: Any) -> ClipLoader:
     """The loader of `split` as `config` wants it."""
-    wanted = False
-    if isinstance(config.model, GGLNetConfig):
-        spec = {"operator": config.model.operator, "padding": "replicate"}
-        stored = all(m.gradient and {k: m.gradient[k] for k in spec} == spec for m in manifests)
-        # A stored map is of the frame as it is; that of a resized frame is computed from it.
-        wanted = (
-            config.model.gradient_branch
-            and config.model.border == "replicate"
-            and config.data.resize == "native"
-            and stored
-        )
+    spec = {"operator": config.model.stored_gradient, "padding": "replicate"}
+    stored = all(m.gradient and {k: m.gradient[k] for k in spec} == spec for m in manifests)
+    # A stored map is of the frame as it is; that of a resized frame is computed from it.
+    wanted = bool(config.model.stored_gradient) and config.data.resize == "native" and stored
     return ClipLoader(
         shards,
         split,
@@ -106,8 +100,11 @@ class Run:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.manual_seed(train.seed)
         self.device = torch.device(device)
-        layout = torch.channels_last if train.channels_last else torch.contiguous_format
-        self.model = build_model(config).to(self.device, memory_format=layout)
+        model = build_model(config)
+        if train.init:
+            started = start_from(model, train.init)
+            log(f"{self.identity.name} {started}")
+        self.model = model.to(self.device, memory_format=memory_format(model, train.channels_last))
         self.steps_per_epoch = len(self.loader)
         self.total = self.steps_per_epoch * train.epochs
         self.stepper = Stepper(self.model, config, self.total)
@@ -128,7 +125,7 @@ class Run:
         kept = checkpoints.read_state(folder)
         if kept["identity"] != self.identity.hash:
             raise InputError(f"{folder}: belongs to run {kept['run']}, not to {self.identity.name}; start a new run")
-        self.model.load_state_dict(checkpoints.weights(folder, "model"))
+        load_weights(self.model, checkpoints.weights(folder, "model"), folder / "model.safetensors")
         average = checkpoints.restore_optimizer(folder, self.optimizer)
         if self.average is not None:
             self.average.values = {k: v.to(self.device) for k, v in average.items()}

@@ -48,7 +48,9 @@ class Stepper:
                 part.compile()
         module = LossModule(model, train.precision)
         self.grouped = distributed.is_available() and distributed.is_initialized()
-        self.module: nn.Module = nn.parallel.DistributedDataParallel(module) if self.grouped else module
+        self.module: nn.Module = module
+        if self.grouped:
+            self.module = nn.parallel.DistributedDataParallel(module, find_unused_parameters=model.spares)
         self.optimizer = build_optimizer(model, train)
         self.average = AveragedWeights(model, train.ema) if train.ema else None
         self._losses: list[tuple[torch.Tensor, int, list[tuple[str, int]]]] = []

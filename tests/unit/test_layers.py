@@ -35,6 +35,7 @@ ORDER = (
     "irstd/metrics/",
     "irstd/data/",
     "irstd/config/",
+    "irstd/foreign.py",
     "irstd/errors.py irstd/files.py irstd/__init__.py",
 )
 # A stage's own command line enters the workspace from below, inside its main().

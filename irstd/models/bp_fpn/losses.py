@@ -12,6 +12,7 @@ from irstd.config import LossConfig
 from irstd.models.bp_fpn.assignment import assign
 from irstd.models.bp_fpn.head import STRIDE, cells, decode
 from irstd.models.bp_fpn.similarity import similarity
+from irstd.models.losses import focal_terms
 
 
 def detection_loss(
@@ -25,7 +26,8 @@ def detection_loss(
     """[box * sum(1 - s^2) + objectness * sum BCE + classification * sum BCE] / number of assigned cells, in float32.
 
     s is the similarity (IoU) of assigned boxes, which is also what their class should score; objectness is asked of all
-    cells. Without any target the box and class sums are 0 and the divisor is 1.
+    cells, with config.objectness_focal by the focal loss. Without any target the box and class sums are 0 and the divisor
+    is 1.
 
     Args:
         boxes: B arrays [M, 4] (x, y, w, h) in px. classes: B arrays [M] of class indices; None: all 0.
@@ -67,7 +69,10 @@ def detection_loss(
         valid_BA = _valid(grid_A2, size_B2, len(boxes))
         if ignored_BHW is not None:
             valid_BA = valid_BA * (~ignored_BHW.flatten(1) | (wanted_BA > 0))
-        objectness = F.binary_cross_entropy_with_logits(objectness_BA, wanted_BA, reduction="none")
+        if config.objectness_focal:
+            objectness = focal_terms(objectness_BA, wanted_BA, config.focal_gamma, config.focal_alpha)
+        else:
+            objectness = F.binary_cross_entropy_with_logits(objectness_BA, wanted_BA, reduction="none")
         parts = {
             "box": (1 - alike_K.square()).sum() / count,
             "objectness": (objectness * valid_BA).sum() / count,

@@ -16,7 +16,7 @@ from torch import nn
 
 from irstd.config import DGRConfig, GILSConfig
 from irstd.errors import InputError
-from irstd.models.batch import Batch, ignored, normalised, to_device
+from irstd.models.batch import Batch, check_boxes, finite, ignored, normalised
 from irstd.models.bp_fpn.backbone import scaled, widths
 from irstd.models.bp_fpn.dgr import AuxiliaryHeads, consistency
 from irstd.models.bp_fpn.gils import ALL
@@ -129,8 +129,7 @@ class BPFPN(Model):
             raise InputError(f"BPFPN takes grey clips [B, T={frames}, H >= 1, W >= 1] without channels, got {shape}")
         if shape[1] != frames:
             raise InputError(f"BPFPN takes clips of T={frames} frames, got {shape[1]} in {shape}")
-        # A graph that is traced has no values; the sum is NaN or infinite where any of them is.
-        if not torch.compiler.is_compiling() and not torch.isfinite(frames_BTHW.detach().sum(dtype=torch.float32)):
+        if not finite(frames_BTHW):
             raise InputError("the frames hold NaN or infinity")
 
     def image(self, frames_NHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -182,8 +181,9 @@ class BPFPN(Model):
             raise InputError(
                 f"a head of {self.classes} classes learns from the targets' classes, and the batch has none"
             )
-        batch, _ = self.resize(to_device(batch, self.device))
-        boxes = _checked(batch)
+        batch, _ = self.resize(self.arrived(batch))
+        check_boxes(batch)
+        boxes = batch["boxes"]
         frames_BTHW = normalised(batch)
         self.check(frames_BTHW)
         levels = self.levels(frames_BTHW)
@@ -216,19 +216,6 @@ class BPFPN(Model):
 
 def _up_to(side: int, multiple: int) -> int:
     return (side + multiple - 1) // multiple * multiple
-
-
-def _checked(batch: Batch) -> list:
-    """The boxes of a batch; `InputError` for those that no frame can have."""
-    for number, (boxes_M4, (height, width)) in enumerate(zip(batch["boxes"], batch["size"].tolist(), strict=True)):
-        for x, y, w, h in boxes_M4:
-            # Comparisons with NaN are false. A pixel of leave: labels are rounded.
-            if not (w > 0 and h > 0 and x >= -1 and y >= -1 and x + w <= width + 1 and y + h <= height + 1):
-                where = f" of {batch['key'][number]}" if batch.get("key") else ""
-                raise InputError(
-                    f"the box x={x:g}, y={y:g}, w={w:g}, h={h:g}{where} is empty or outside its frame {width} x {height}"
-                )
-    return batch["boxes"]
 
 
 def _initialise(module: nn.Module) -> None:

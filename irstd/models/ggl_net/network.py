@@ -15,6 +15,7 @@ from torch import nn
 
 from irstd.data.gradient import GradientSpec, Operator, gradient_magnitude_torch
 from irstd.errors import InputError, nearest
+from irstd.models.batch import finite
 from irstd.models.contract import SegmentationModel
 from irstd.models.ggl_net.blocks import (
     DownBlock,
@@ -121,8 +122,8 @@ class GGLNet(SegmentationModel):
             logit_B1HW, of the image's size; the sigmoid is the probability of a target.
 
         Raises:
-            ValueError: the image is not floating or has another shape, the gradient map does not fit it, or one is
-                given although `border` is "authors".
+            InputError (a ValueError): the image is not floating, holds NaN or has another shape, the gradient map does
+                not fit it, or one is given although `border` is "authors".
         """
         self._check_image(image_BCHW)
         height, width = image_BCHW.shape[-2:]
@@ -157,25 +158,29 @@ class GGLNet(SegmentationModel):
             return None
         if not self.takes_gradient:
             if gradient_BCHW is not None:
-                raise ValueError("border='authors' computes the gradient map from the padded image; give None")
+                raise InputError("border='authors' computes the gradient map from the padded image; give None")
             return gradient_magnitude_torch(padded_BCHW, spec.operator, spec.padding)
         if gradient_BCHW is None:
             gradient_BCHW = gradient_magnitude_torch(image_BCHW, spec.operator, spec.padding)
         batch, _, height, width = image_BCHW.shape
         channels = gradient_BCHW.shape[1] if gradient_BCHW.ndim == 4 else 0
         if channels not in (1, self.in_channels) or gradient_BCHW.shape != (batch, channels, height, width):
-            raise ValueError(
+            raise InputError(
                 f"the gradient map {tuple(gradient_BCHW.shape)} does not fit the image {tuple(image_BCHW.shape)}; it "
                 f"takes [{batch}, {self.in_channels} or 1, {height}, {width}]"
             )
+        if not finite(gradient_BCHW):
+            raise InputError("the gradient map holds NaN or infinity")
         return F.pad(gradient_BCHW.float(), (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
 
     def _check_image(self, image_BCHW: torch.Tensor) -> None:
         if not image_BCHW.is_floating_point():
-            raise ValueError(f"GGLNet takes normalised floating images, got {image_BCHW.dtype}")
+            raise InputError(f"GGLNet takes normalised floating images, got {image_BCHW.dtype}")
+        if not finite(image_BCHW):
+            raise InputError("the image holds NaN or infinity")
         shape = tuple(image_BCHW.shape)
         if len(shape) != 4 or shape[1] not in (1, self.in_channels) or min(shape[2:]) < 1:
-            raise ValueError(f"GGLNet takes images [B, {self.in_channels} or 1, H >= 1, W >= 1], got {shape}")
+            raise InputError(f"GGLNet takes images [B, {self.in_channels} or 1, H >= 1, W >= 1], got {shape}")
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -1,0 +1,1 @@
+"""Networks as someone would bring them: this package knows nothing of irstd but for the last class of `nets`."""
