@@ -45,6 +45,14 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith((*ZIP, *TAR, *OTHERS))
 
 
+def stem(path: Path) -> str:
+    """The name of an archive without its endings, as that of a folder."""
+    ending = next(
+        each for each in sorted((*ZIP, *TAR, *OTHERS), key=len, reverse=True) if path.name.lower().endswith(each)
+    )
+    return path.name[: -len(ending)].lstrip(".") or "archive"
+
+
 def unpack(path: Path, folder: Path, tell: Tell | None = None) -> None:
     """Unpack `path` into the existing folder `folder`, where other files may lie.
 
