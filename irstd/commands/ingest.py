@@ -81,12 +81,9 @@ def run(
         f"ingest {name}: {len(report.added)} sequences added, {len(report.updated)} updated, "
         f"{len(report.unchanged)} unchanged, {len(report.unlabelled)} without labels"
     )
-    if (
-        known
-        and known.sequences
-        and (count := len(report.added + report.updated + report.unchanged)) != known.sequences
-    ):
-        say(f"ingest {name}: {count} of the {known.sequences} sequences of {known.name} are here")
+    count = len(report.added) + len(report.updated) + len(report.unchanged)
+    if known and known.sequences not in (None, count):
+        say(f"ingest {name}: {count} sequences are here, a complete {known.name} has {known.sequences}")
     say(f"data.dvc: {(version or '').removesuffix('.dir')[:12]}" + ("" if changed else " (nothing has changed)"))
     _push(workspace, push)
     result(set=name, data=version, added=len(report.added), updated=len(report.updated))

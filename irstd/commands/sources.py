@@ -36,6 +36,10 @@ def resolve(source: Path, given: Path | None) -> PublicSet | None:
     """
     known = find(str(source))
     if given is not None:
+        if known and not given.exists():
+            raise InputError(
+                f"--from {given}: no such file or folder: give the folder or the archive with {known.name}"
+            )
         if known:
             return known
         raise InputError(
@@ -83,7 +87,6 @@ def overview(workspace: Workspace) -> list[dict[str, str | None]]:
                 filter(None, [present(each, home), "in data/" if (workspace.data / each.slug).is_dir() else None])
             )
             or None,
-            "list": each.list_name,
         }
         for each in SETS
     ]

@@ -56,14 +56,13 @@ def obtain(known: PublicSet, home: Path, work: Path, given: Path | None = None, 
     place = hand_place(known, home)
     given = given or (place if _filled(place) else None)
     if given is None and known.by_hand:
-        shown = _short(place)
         raise InputError(
-            f"{known.name}: put it ({known.by_hand[1]}) into {shown}, or give it with --from, then the same command goes on"
+            f"{known.name}: put {known.by_hand[1]} into {_short(place)}, or give it with --from; the same command then goes on"
         )
     fetched = home / "fetched" / known.slug
     # What is given takes the place of a set that could be fetched whole; lists that lie in it, of those that could be.
     lists = [file for file in known.files if file.place.endswith(".txt")]
-    if given is not None and given.is_dir() and _fits(known, given) and (_any(lists, given) or not lists):
+    if given is not None and given.is_dir() and _as_it_is(known, given) and (_any(lists, given) or not lists):
         return given
     root = work / "set"
     root.mkdir()
@@ -102,6 +101,11 @@ def _fits(known: PublicSet, folder: Path) -> bool:
     return FORMATS[known.format].recognise(scan(folder)) is not None
 
 
+def _as_it_is(known: PublicSet, folder: Path) -> bool:
+    """Whether the importer can read the folder, and all files have the names that those that are fetched would have."""
+    return _fits(known, folder) and all(known.place(path.as_posix()) == path.as_posix() for path in scan(folder).files)
+
+
 def _fetch(known: PublicSet, files: list[RemoteFile], folder: Path, tell: Tell | None) -> None:
     """Bring the files to `folder`, one process at a time."""
     from irstd.data.public import download
@@ -126,10 +130,8 @@ def _take(known: PublicSet, given: Path, root: Path, memory: Path, tell: Tell | 
         found = [listing.root / path for path in packed]
     elif given.is_file() and archives.is_archive(given):
         found = [given]
-    elif given.exists():
-        raise InputError(f"{given}: is no archive: give the folder or the archive with {known.name}")
     else:
-        raise InputError(f"{given}: no such file or folder: give the folder or the archive with {known.name}")
+        raise InputError(f"{given}: no folder and no archive: give the folder or the archive with {known.name}")
     for archive in found:
         _remember(archive, memory / REMEMBERED)
         named = archive.name
@@ -152,19 +154,17 @@ def _remember(archive: Path, path: Path) -> None:
 
 def _settle(known: PublicSet, root: Path) -> Path:
     """The folder that holds the set, however many folders it was packed in, its files where the importer looks for them."""
-    here = root
-    while True:
-        listing = scan(here)
-        for path in listing.files:
+    levels = [root]
+    while len(inner := {path.parts[0] for path in scan(levels[-1]).files if len(path.parts) > 1}) == 1:
+        levels.append(levels[-1] / inner.pop())
+    for level in reversed(levels):
+        for path in scan(level).files:
             if (place := known.place(path.as_posix())) != path.as_posix():
-                (here / place).parent.mkdir(parents=True, exist_ok=True)
-                (here / path).rename(here / place)
-        if _fits(known, here):
-            return here
-        inner = {path.parts[0] for path in scan(here).files if len(path.parts) > 1}
-        if len(inner) != 1:
-            return root  # as it is: who called looks once more when the lists are there
-        here /= inner.pop()
+                (level / place).parent.mkdir(parents=True, exist_ok=True)
+                (level / path).rename(level / place)
+        if _fits(known, level):
+            return level
+    return root  # as it is: who called looks once more when the lists are there
 
 
 def _link(source: Path, target: Path) -> None:

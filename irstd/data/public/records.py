@@ -77,8 +77,8 @@ class PublicSet:
 
     @cached_property
     def files(self) -> list[RemoteFile]:
-        """What is fetched, in the order of their places."""
-        return sorted((file for remote in self.fetched for file in remote), key=lambda file: file.place)
+        """What is fetched: a recording and its labels, then the next, so that the time left can be told from the bytes."""
+        return sorted((file for remote in self.fetched for file in remote), key=lambda file: Path(file.place).stem)
 
     def place(self, path: str) -> str:
         """Where a file of the authors' layout goes in the set: as those that are fetched."""
@@ -127,7 +127,7 @@ SETS: tuple[PublicSet, ...] = (
             "YimianDai/open-sirst-v2 at a927e5c6: the images of its splits/*_v1.txt, which equal idx_427, and their masks",
             "YeRen123455/Infrared-Small-Target-Detection at 21584be0: dataset/NUAA-SIRST/50_50/",
         ),
-        tested="real files (all 427 images, the lists)",
+        tested="real files (all 427 images)",
         notes=(
             "images and masks come from the authors' repository of SIRST-v2, where the mask of Misc_111 has its image's "
             "size; in masks.zip of the first version it has not (the other 426 masks are equal)",
@@ -158,7 +158,7 @@ SETS: tuple[PublicSet, ...] = (
         sequences=1024,
         aliases=("open-sirst-v2",),
         sources=("YimianDai/open-sirst-v2 at a927e5c6: README.md, images/, annotations/masks/, splits/",),
-        tested="real files (the lists; 514 images and masks)",
+        tested="real files (all 1,024 images)",
     ),
     PublicSet(
         name="Halmstad",
@@ -173,7 +173,7 @@ SETS: tuple[PublicSet, ...] = (
         sequences=365,
         aliases=("Drone-detection-dataset", "Halmstad-drone"),
         sources=("DroneDetectionThesis/Drone-detection-dataset at 442d0c67: README.md, LICENSE, Data/Video_IR/",),
-        tested="real files (49 of the videos; all labels)",
+        tested="real files (all 365 videos)",
         notes=(
             "boxes are loose by several pixels and lag by a frame or two in places; nearly every frame has a target",
         ),
