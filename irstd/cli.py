@@ -97,8 +97,15 @@ def run_flow(
 
 @app.command()
 def ingest(
-    source: Annotated[Path | None, typer.Argument(help="a recording, or a folder of recordings and labels")] = None,
-    name: Annotated[str | None, typer.Option("--name", help="the set's name: [a-z0-9_-]")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            help="a folder of recordings and labels, a recording, a zip or tar, or a public set by its name"
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="the set's name: [a-z0-9_-]; default: a public set's")
+    ] = None,
     format: Annotated[str, typer.Option("--format", help="auto, or a name of docs/FORMATS.md")] = "auto",
     bit_depth: Annotated[int | None, typer.Option("--bit-depth", min=1, max=16)] = None,
     group_by: Annotated[
@@ -111,11 +118,14 @@ def ingest(
     push: Annotated[
         str | None, typer.Option("--push", metavar="REMOTE", help="dvc push to this remote afterwards")
     ] = None,
+    given: Annotated[
+        Path | None, typer.Option("--from", help="the folder or archive with a public set that you downloaded")
+    ] = None,
 ) -> None:
     """Add recordings with their annotations to data/ as a new version of data.dvc."""
     _call(
         "ingest", source=source, name=name, format=format, bit_depth=bit_depth, group_by=group_by, list_name=list_name,
-        licence=licence, update=update, remove=remove, push=push,
+        licence=licence, update=update, remove=remove, push=push, given=given,
     )  # fmt: skip
 
 

@@ -13,13 +13,22 @@ from pipelines.results import publish
 @flow(name="ingest-flow")
 def ingest_flow(
     source: str,
-    name: str,
+    name: str | None = None,
     format: str = "auto",
     bit_depth: int | None = None,
     update: bool = False,
+    list_name: str | None = None,
+    given: str | None = None,
 ) -> dict[str, Any] | None:
-    """Take the recordings and labels in the folder `source` into the data set `name`, as a new version of data/."""
-    arguments = ["ingest", source, "--name", name, "--format", format]
+    """Take the recordings and labels in `source` into the data set `name`, as a new version of data/.
+
+    `source` may be a folder, a recording, an archive, or the name of a public set, which then names the data set too and may
+    have been downloaded to `given`.
+    """
+    arguments = ["ingest", source, "--format", format]
+    for option, value in (("--name", name), ("--list", list_name), ("--from", given)):
+        if value is not None:
+            arguments += [option, value]
     if bit_depth is not None:
         arguments += ["--bit-depth", str(bit_depth)]
     if update:

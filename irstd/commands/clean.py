@@ -16,6 +16,7 @@ KINDS = {
     "shards": ("shards/", "irstd shard"),
     "cache": ("DVC's cache", "dvc pull, where the data was pushed"),
     "staging": ("what a killed ingest left", "not needed"),
+    "fetched": ("files of public sets, as their servers gave them", "fetched again by irstd ingest NAME"),
     "pulled": ("models fetched from the registry", "fetched again when used"),
     "logs": ("logs of services and Ray's session folder", "not needed"),
 }
@@ -61,6 +62,7 @@ def _paths(workspace: Workspace, kind: str) -> list[Path]:
         "shards": [workspace.shards],
         "cache": [workspace.root / ".dvc" / "cache"],
         "staging": [home / "staging"],
+        "fetched": [home / "fetched"],
         "pulled": [home / "pulled"],
         "logs": [home / "logs", workspace.ray_session],
     }

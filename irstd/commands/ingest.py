@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from irstd import versioning
-from irstd.commands.show import result, say, size
+from irstd.commands import sources
+from irstd.commands.show import progress, result, say
 from irstd.config import load
 from irstd.data import ingest as ingestion
+from irstd.data.importers import AUTO
 from irstd.data.importers.base import some
 from irstd.data.staging import sweep
 from irstd.errors import InputError, WorkError
@@ -29,6 +30,7 @@ def run(
     update: bool,
     remove: str | None,
     push: str | None,
+    given: Path | None = None,
 ) -> None:
     """Nothing of data/ changes unless the source is good, and the remote to push to.
 
@@ -40,27 +42,38 @@ def run(
         _remove(workspace, remove)
         _push(workspace, push)
         return
-    if source is None or name is None:
+    if source is None:
         raise InputError("write irstd ingest SOURCE --name NAME (or --remove SET/SEQUENCE)")
+    known = sources.resolve(source, given)
+    if known:
+        name, licence = name or known.slug, licence or known.licence
+        format = known.format if format == AUTO else format
+        list_name = list_name or known.list_name
+    if name is None:
+        raise InputError("write irstd ingest SOURCE --name NAME: the set's name, of a-z, 0-9, - and _")
     versioning.fetch_data(workspace, say)
     (workspace.home / "staging").mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix="ingest-", dir=workspace.home / "staging"))
     try:
+        opened = sources.open_source(workspace, source, known, given, staging)
         with versioning.lock(workspace), versioning.changing_data(workspace, f"ingest {name}") as begun:
-            report = ingestion.ingest(
-                source,
-                name,
-                workspace.data,
-                staging,
-                format=format,
-                bit_depth=bit_depth,
-                group_by=group_by,
-                list_name=list_name,
-                licence=licence,
-                update=update,
-                shares=load(workspace.root).shard.split,
-                progress=_progress(),
-            )
+            try:
+                report = ingestion.ingest(
+                    opened.path,
+                    name,
+                    workspace.data,
+                    staging / "sequences",
+                    format=format,
+                    bit_depth=bit_depth,
+                    group_by=group_by,
+                    list_name=list_name,
+                    licence=licence,
+                    update=update,
+                    shares=load(workspace.root).shard.split,
+                    progress=progress("ingest"),
+                )
+            except InputError as error:
+                raise InputError(opened.shown(str(error))) from None
             for message in report.messages:
                 say(f"ingest {name}: {message}")
             for quarantined, reason in report.quarantined.items():
@@ -74,6 +87,9 @@ def run(
         f"ingest {name}: {len(report.added)} sequences added, {len(report.updated)} updated, "
         f"{len(report.unchanged)} unchanged, {len(report.unlabelled)} without labels"
     )
+    count = len(report.added) + len(report.updated) + len(report.unchanged)
+    if known and known.sequences not in (None, count):
+        say(f"ingest {name}: {count} sequences are here, a complete {known.name} has {known.sequences}")
     say(f"data.dvc: {(version or '').removesuffix('.dir')[:12]}" + ("" if changed else " (nothing has changed)"))
     _push(workspace, push)
     result(set=name, data=version, added=len(report.added), updated=len(report.updated))
@@ -109,20 +125,3 @@ def _pair(text: str) -> tuple[str, str]:
     if not slash or not name or not sequence:
         raise InputError(f"--remove {text!r}: write SET/SEQUENCE; irstd list data shows them")
     return name, sequence
-
-
-def _progress() -> Callable[[int, int, str], None]:
-    """A line every few seconds with an estimate of the time left."""
-    import time
-
-    started = last = time.monotonic()
-
-    def show(done: int, total: int, name: str) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last > 3 and done:
-            last = now
-            left = (now - started) / done * (total - done)
-            say(f"ingest: {size(done)} of {size(total)} ({name}), about {left:.0f} s left")
-
-    return show

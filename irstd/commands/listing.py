@@ -1,4 +1,4 @@
-"""`irstd list`: what there is of data, runs and models."""
+"""`irstd list`: what there is of data, public sets, runs and models."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from irstd.workspace import Workspace
 
 
 def run(workspace: Workspace, what: str) -> None:
-    kinds = {"data": _data, "runs": _runs, "models": _models}
+    kinds = {"data": _data, "sets": _sets, "runs": _runs, "models": _models}
     if what not in kinds:
-        raise InputError(f"list {what!r}{nearest(what, kinds)}: choose data, runs or models")
+        raise InputError(f"list {what!r}{nearest(what, kinds)}: choose data, sets, runs or models")
     kinds[what](workspace)
 
 
@@ -44,6 +44,13 @@ def _data(workspace: Workspace) -> None:
         )
         return
     say(table(rows))
+
+
+def _sets(workspace: Workspace) -> None:
+    from irstd.commands import sources
+
+    say(table(sources.overview(workspace)))
+    say("irstd ingest NAME takes one; docs/DATASETS.md has citations, splits and where each address comes from")
 
 
 def _order(split: str) -> int:

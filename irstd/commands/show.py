@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from typing import Any
 
 
@@ -45,6 +47,27 @@ def size(count: int) -> str:
             break
         value /= 1024
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def progress(what: str) -> Callable[[int, int, str], None]:
+    """Prints a line every few seconds, with an estimate of the time left where the number of bytes is known.
+
+    To be called with (bytes done, bytes in all or 0, name).
+    """
+    started = last = time.monotonic()
+
+    def show(done: int, total: int, name: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > 3 and done:
+            last = now
+            left = (now - started) / done * (total - done)
+            say(
+                f"{what}: {size(done)}"
+                + (f" of {size(total)} ({name}), about {left:.0f} s left" if total else f" ({name})")
+            )
+
+    return show
 
 
 def scored(values: dict[str, Any]) -> str:
