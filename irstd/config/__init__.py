@@ -29,6 +29,7 @@ from irstd.config.tree import (
     SplitConfig,
     TrainConfig,
 )
+from irstd.config.waivers import WAIVABLE, Waiver
 
 __all__ = [
     "BPFPNConfig",
@@ -50,6 +51,8 @@ __all__ = [
     "ShardConfig",
     "SplitConfig",
     "TrainConfig",
+    "WAIVABLE",
+    "Waiver",
     "check_path",
     "flatten",
     "load",
