@@ -1,0 +1,55 @@
+"""Frozen and flat frames are found where they are, and nowhere else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from recordings import frames
+
+from irstd.data.marks import FrameMarks, described
+
+
+def marks(images) -> dict[str, list[list[int]]]:
+    found = FrameMarks()
+    for image in images:
+        found.add(image)
+    return found.found()
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_runs(bits: int) -> None:
+    images = frames(12, bits=bits)
+    assert marks(images) == {}
+    images[3:6] = images[2]
+    images[8] = 7
+    images[9:11] = 9
+    assert marks(images) == {"frozen": [[3, 5], [10, 10]], "flat": [[8, 10]]}
+    assert marks(images[:1]) == marks([]) == {}
+
+
+def test_one_pixel_is_enough_to_differ() -> None:
+    """A camera that looks at a still scene is not frozen, wherever the one count lies that moved."""
+    for row, column in ((0, 0), (12, 16), (12, 0), (23, 31)):
+        images = np.repeat(frames(1, bits=16), 2, axis=0)
+        images[1, row, column] ^= 1
+        assert marks(images) == {}
+        flat = np.full((1, 24, 32), 300, np.uint16)
+        flat[0, row, column] += 1
+        assert marks(flat) == {}
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1), (2, 2)])
+def test_small_frames(shape: tuple[int, int]) -> None:
+    image = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    flat = {"flat": [[0, 1]]} if image.size == 1 else {}
+    assert marks([image, image.copy()]) == {"frozen": [[1, 1]]} | flat
+    assert marks([image, image[::-1, ::-1] + 1]) == flat
+
+
+def test_described() -> None:
+    assert described({"frozen": [[120, 133]]}) == "frames 120-133 repeat the one before (frozen)"
+    assert described({"frozen": [[5, 5]], "flat": [[0, 0]]}) == (
+        "frame 5 repeats the one before (frozen); all pixels of frame 0 are equal (flat)"
+    )
+    runs = [[1, 1], [3, 4], [6, 6], [8, 9], [11, 11]]
+    assert described({"flat": runs}) == "all pixels of frames 1, 3-4, 6 and 3 more are equal (flat)"
