@@ -197,6 +197,7 @@ class Finding:
     count: int = 1
     milder: str | None = None
     waived: bool = False
+    also: tuple[str, int] | None = None  # another sequence of the set, and its frame, that the finding is about as well
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -231,7 +232,7 @@ def waive(findings: Iterable[Finding], waivers: Iterable[Waiver]) -> list[Findin
     """The findings in the order of their severity, those that `waivers` cover marked as waived."""
     waivers = [*waivers]
     marked = [
-        replace(each, waived=any(waiver.covers(each.kind, each.set, each.sequence) for waiver in waivers))
+        replace(each, waived=each.waived or any(w.covers(each.kind, each.set, each.sequence) for w in waivers))
         for each in findings
     ]
     return sorted(marked, key=lambda each: SEVERITIES.index(each.severity))
