@@ -188,17 +188,14 @@ def _charts(surveys: list[Survey]) -> list[Histogram]:
     scr_ticks = {0: "0", 10: "5", 20: "10", 30: "15", 40: "20"}
     bit_ticks = {0: "1", 4: "2⁴", 8: "2⁸", 12: "2¹²", 16: "2¹⁶ counts"}
     return [
-        Histogram.of("Target size", sized, SIZES, size_ticks, _middle(sized, "px, targets")),
-        Histogram.of("SCR", measured, SCRS, scr_ticks, _middle(measured, ", targets")),
-        Histogram.of("Dynamic range", np.log2(spans), [*range(17)], bit_ticks, _middle(spans, "counts, sequences")),
+        Histogram.of("Target size", sized, SIZES, size_ticks, _middle(sized, "target", " px")),
+        Histogram.of("SCR", measured, SCRS, scr_ticks, _middle(measured, "target")),
+        Histogram.of("Dynamic range", np.log2(spans), [*range(17)], bit_ticks, _middle(spans, "sequence", " counts")),
     ]
 
 
-def _middle(values: np.ndarray, what: str) -> str:
-    unit, _, noun = what.partition(", ") if not what.startswith(",") else ("", "", what[2:])
-    if not len(values):
-        return f"no {noun}"
-    return f"{number(len(values))} {noun}, median {figure(float(np.median(values)))} {unit}".rstrip()
+def _middle(values: np.ndarray, noun: str, unit: str = "") -> str:
+    return f"{many(len(values), noun)}, median {figure(float(np.median(values)))}{unit}" if len(values) else f"no {noun}s"
 
 
 def _span(each: Survey) -> float:
