@@ -11,8 +11,9 @@ from irstd import versioning
 from irstd.commands.show import result, say, size
 from irstd.config import load
 from irstd.data import ingest as ingestion
+from irstd.data.importers.base import some
 from irstd.data.staging import sweep
-from irstd.errors import InputError
+from irstd.errors import InputError, WorkError
 from irstd.workspace import Workspace
 
 
@@ -29,7 +30,10 @@ def run(
     remove: str | None,
     push: str | None,
 ) -> None:
-    """Nothing of data/ changes unless the whole source is good, and the remote to push to."""
+    """Nothing of data/ changes unless the source is good, and the remote to push to.
+
+    `WorkError` (status 1) when all is done, where recordings could not be read and were left out.
+    """
     if push:
         versioning.check_remote(workspace, push)
     if remove is not None:
@@ -59,6 +63,8 @@ def run(
             )
             for message in report.messages:
                 say(f"ingest {name}: {message}")
+            for quarantined, reason in report.quarantined.items():
+                say(f"ingest {name}: quarantined {quarantined}: {reason}")
             before = versioning.data_md5(workspace.root)
             changed = bool(report.added or report.updated or report.splits_changed or begun) or before is None
             version = versioning.add_data(workspace) if changed else before
@@ -71,6 +77,11 @@ def run(
     say(f"data.dvc: {(version or '').removesuffix('.dir')[:12]}" + ("" if changed else " (nothing has changed)"))
     _push(workspace, push)
     result(set=name, data=version, added=len(report.added), updated=len(report.updated))
+    if report.quarantined:
+        raise WorkError(
+            f"ingest {name}: {len(report.quarantined)} recordings cannot be read and were left out "
+            f"({some(report.quarantined)}): replace them and give the same command again, or remove them"
+        )
 
 
 def _remove(workspace: Workspace, what: str) -> None:

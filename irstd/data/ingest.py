@@ -1,7 +1,7 @@
 """From a source folder to `data/<set>/`: everything is read and checked first, then renamed into place.
 
-Bad input leaves `data/` as it was. The same recording with the same labels again is a no-op; a change to what is there
-needs `update`. Each recording is decoded once.
+Bad input leaves `data/` as it was; of one's own recordings a damaged one is left out and named. The same recording with
+the same labels again is a no-op; a change to what is there needs `update`. Each recording is decoded once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from irstd.config import SplitConfig
 from irstd.data import sequence, splits
 from irstd.data.importers import AUTO, Candidate, Found, choose, scan
 from irstd.data.importers.base import some
+from irstd.data.marks import described
 from irstd.data.sequence import Sequence, slug
 from irstd.data.staging import Progress, commit, source_sha256, stage_all, sweep, work_folder
 from irstd.errors import InputError, nearest
@@ -25,12 +26,16 @@ from irstd.errors import InputError, nearest
 
 @dataclass
 class IngestReport:
-    """Names of sequences by what became of them (`unlabelled` is a part of the others), and what is worth saying."""
+    """Names of sequences by what became of them (`unlabelled` is a part of the others), and what is worth saying.
+
+    `quarantined`: {name: why} of recordings that cannot be read and were left out.
+    """
 
     added: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     updated: list[str] = field(default_factory=list)
     unlabelled: list[str] = field(default_factory=list)
+    quarantined: dict[str, str] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
     splits_changed: bool = False
 
@@ -52,6 +57,9 @@ def ingest(
 ) -> IngestReport:
     """Bring the recordings of `source` into `data`/`set_name`.
 
+    A recording that cannot be read is left out and reported, the others are taken; not so in a set with published splits,
+    which is that set only when it is complete.
+
     Args:
         source: a folder, or one recording.
         staging: where sequences are made before they are renamed into `data`; best on the same file system.
@@ -65,7 +73,8 @@ def ingest(
         progress: called as each new or changed recording is done.
 
     Raises:
-        InputError: the source is not good, or would change what is there; `data` is untouched then.
+        InputError: the source is not good, no new recording of it can be read, or it would change what is there; `data` is
+            untouched then.
     """
     if set_name != slug(set_name):
         raise InputError(f"--name {set_name}: use letters a-z, digits, - and _, such as {slug(set_name)!r}")
@@ -83,16 +92,20 @@ def ingest(
             "new version, or another --name"
         )
     report.unchanged = [name for name, change in changes.items() if not change]
-    report.updated = [name for name, change in changes.items() if change]
-    report.added = [name for name in candidates if name not in there]
     todo = {name: candidates[name] for name in candidates if name not in report.unchanged}
     with work_folder(staging) as work:
-        fresh = stage_all(todo, listing.root, work, set_name, there, progress)
-        given = _assign(data / set_name, found, candidates, there | fresh, bool(there), shares or SplitConfig())
+        fresh, damaged = stage_all(todo, listing.root, work, set_name, there, progress)
+        if damaged and (found.published or not fresh):
+            raise InputError(some((str(error) for error in damaged.values()), 1))
+        report.quarantined = {name: str(error) for name, error in damaged.items()}
+        kept = {name: each for name, each in candidates.items() if name in there | fresh}
+        given = _assign(data / set_name, found, kept, there | fresh, bool(there), shares or SplitConfig())
         sweep(data)
         report.splits_changed = commit(fresh, work, data / set_name, given)
-    report.unlabelled = [name for name in candidates if not (there | fresh)[name].labelled]
-    report.messages += _remarks(report, [(there | fresh)[name] for name in candidates])
+    report.updated = [name for name in fresh if name in there]
+    report.added = [name for name in fresh if name not in there]
+    report.unlabelled = [name for name in kept if not (there | fresh)[name].labelled]
+    report.messages += _remarks(report, [(there | fresh)[name] for name in kept])
     if unread := listing.unread(candidates.values()):
         report.messages.append(f"not read: {len(unread)} of {len(listing.files)} files of the source: {some(unread)}")
     return report
@@ -237,4 +250,4 @@ def _remarks(report: IngestReport, all_: list[Sequence]) -> list[str]:
         for note in each.notes:
             noted.setdefault(note, []).append(each.name)
     found += [f"{some(names)}: {note}" for note, names in noted.items()]
-    return found
+    return found + [f"{each.name}: {described(each.marks)}" for each in all_ if each.marks]

@@ -7,12 +7,13 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from irstd.data.annotations import Annotations
 from irstd.data.counts import Intensity, intensity_of
+from irstd.data.marks import Marks
 from irstd.errors import InputError, WorkError, nearest
 from irstd.files import canonical_json, read_json, sha256_file, sha256_text
 
@@ -33,10 +34,11 @@ LONGEST_SLUG = 200  # file systems end a name at 255 bytes, and temporary names 
 class Sequence:
     """What `sequence.json` says, and access to frames and annotations.
 
-    `source`: names of the recording's files under `folder`, in order; `source_sha256`: of the one file, or of the list
-    of names and hashes; `annotations_sha256`: None where unlabelled; `frames` are counted by decoding; `fps` frames a
-    second or None; `height`, `width` pixels; `bit_depth` of the counts; `dtype` "uint8" or "uint16"; `grey_rule` see
-    `irstd.data.video`; `intensity` in counts; `group` never spans two splits; `target_frames` have at least one target.
+    `source`: names of the recording's files under `folder`, in order (of a headerless one the file and its sidecar);
+    `source_sha256`: of the one file, or of the list of names and hashes; `annotations_sha256`: None where unlabelled;
+    `frames` are counted by decoding; `fps` frames a second or None; `height`, `width` pixels; `bit_depth` of the counts;
+    `dtype` "uint8" or "uint16"; `grey_rule` see `irstd.data.video`; `intensity` in counts; `group` never spans two splits;
+    `target_frames` have at least one target; `marks`: frozen and flat frames, see `irstd.data.marks`.
     """
 
     folder: Path
@@ -58,6 +60,7 @@ class Sequence:
     labelled_frames: int
     target_frames: int
     notes: tuple[str, ...] = ()
+    marks: Marks = field(default_factory=dict)
 
     @property
     def labelled(self) -> bool:
@@ -131,13 +134,15 @@ class Sequence:
     def recompute_sha256(self) -> str:
         """What `source_sha256` is by the files that lie here now. `OSError` where one is missing."""
         hashes = [sha256_file(self.folder / file) for file in self.source]
-        folder = len(PurePath(self.source[0]).parts) > 1
-        return joined_sha256([PurePath(file).name for file in self.source] if folder else None, hashes)
+        several = len(self.source) > 1 or len(PurePath(self.source[0]).parts) > 1
+        return joined_sha256([PurePath(file).name for file in self.source] if several else None, hashes)
 
     def as_json(self) -> dict[str, Any]:
         """The content of `sequence.json`."""
         found = asdict(self) | {"schema": SCHEMA, "source": list(self.source), "notes": list(self.notes)}
         del found["folder"]
+        if not self.marks:
+            del found["marks"]
         return found
 
     def to_json(self) -> str:
@@ -145,7 +150,7 @@ class Sequence:
 
 
 def joined_sha256(names: list[str] | None, hashes: list[str]) -> str:
-    """`source_sha256` by its definition: the one file's hash, or for a folder of frames that of its names and hashes."""
+    """`source_sha256` by its definition: the one file's hash, or that of the names and hashes of all its files."""
     if names is None:
         return hashes[0]
     return sha256_text(canonical_json([list(each) for each in zip(names, hashes, strict=True)]))
@@ -163,8 +168,8 @@ def load(folder: Path) -> Sequence:
     if not isinstance(tree, dict) or tree.pop("schema", None) != SCHEMA:
         raise InputError(f"{path}: not of schema {SCHEMA}: ingest the recording again with this version")
     names = {f.name for f in fields(Sequence)} - {"folder"}
-    if set(tree) != names:
-        wrong = ", ".join(sorted(set(tree) ^ names))
+    if set(tree) | {"marks"} != names:
+        wrong = ", ".join(sorted((set(tree) | {"marks"}) ^ names))
         raise InputError(f"{path}: missing or unknown: {wrong}; ingest the recording again with this version")
     return Sequence(folder=folder, **tree | {"source": tuple(tree["source"]), "notes": tuple(tree["notes"])})
 

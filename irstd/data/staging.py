@@ -18,16 +18,21 @@ from typing import Any
 
 import numpy as np
 
-from irstd.data import splits
+from irstd.data import sidecar, splits
 from irstd.data.counts import CountHistogram, Intensity
 from irstd.data.importers import Candidate
+from irstd.data.marks import FrameMarks, Marks
 from irstd.data.sequence import ANNOTATIONS_FILE, FRAMES_FOLDER, SEQUENCE_FILE, Sequence, joined_sha256
-from irstd.data.video import open_recording
+from irstd.data.video import DepthError, open_recording
 from irstd.errors import InputError
 from irstd.files import sha256_file, sha256_text, write_json
 
 # Called with (bytes done, bytes in all, name of the sequence that was finished).
 Progress = Callable[[int, int, str], None]
+
+
+class DamagedRecording(InputError):
+    """One recording that cannot be read, which says nothing of the others."""
 
 
 def stage_all(
@@ -37,13 +42,15 @@ def stage_all(
     set_name: str,
     there: dict[str, Sequence],
     progress: Progress | None = None,
-) -> dict[str, Sequence]:
-    """{name: sequence} of all candidates, each in `work`/new/<name>, a few at a time.
+) -> tuple[dict[str, Sequence], dict[str, DamagedRecording]]:
+    """{name: sequence} of all candidates, each in `work`/new/<name>, a few at a time; {name: why} of the damaged ones.
 
-    The first error in the order of names is raised, as if one were done after the other.
+    The first error in the order of names that is another is raised, as if one were done after the other.
     """
     sizes = {name: sum((root / file).stat().st_size for file in each.files) for name, each in candidates.items()}
-    found, done = {}, 0
+    found: dict[str, Sequence] = {}
+    damaged: dict[str, DamagedRecording] = {}
+    done = 0
     # Decoders leave the interpreter free and rarely fill more than one core each.
     pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
     try:
@@ -52,20 +59,24 @@ def stage_all(
             for name, each in candidates.items()
         }
         for name, future in futures.items():
-            found[name] = future.result()
+            try:
+                found[name] = future.result()
+            except DamagedRecording as error:
+                damaged[name] = error
             done += sizes[name]
             if progress:
                 progress(done, sum(sizes.values()), name)
     finally:
         pool.shutdown(cancel_futures=True)
-    return found
+    return found, damaged
 
 
 def stage(candidate: Candidate, root: Path, folder: Path, set_name: str, name: str, old: Sequence | None) -> Sequence:
     """Write the sequence into `folder`: copy and hash, decode once, check, describe.
 
     `root` is the source; `old` is the sequence that this one will replace: its licence and group stay unless others are
-    stated. `InputError` where recording or labels are not good.
+    stated. `DamagedRecording` where the recording cannot be read, another `InputError` where what was said of it is wrong:
+    its labels, or its bit depth.
     """
     place = folder / FRAMES_FOLDER if candidate.folder else folder
     place.mkdir(parents=True)
@@ -77,8 +88,16 @@ def stage(candidate: Candidate, root: Path, folder: Path, set_name: str, name: s
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise InputError(f"{where}: cannot be read ({error.strerror}): check its permissions") from None
-    recording = open_recording(place if candidate.folder else copies[0], candidate.bit_depth, where)
-    frames, intensity = _measure(recording.frames())
+    if candidate.raw:
+        copies.append(copies[0].with_suffix(sidecar.ENDING))
+        copies[1].write_text(candidate.raw.text(), encoding="utf-8")
+    try:
+        recording = open_recording(place if candidate.folder else copies[0], candidate.bit_depth, where)
+        frames, intensity, marks = _measure(recording.frames())
+    except DepthError:
+        raise
+    except InputError as error:
+        raise DamagedRecording(str(error)) from None
     digest, labelled, target = None, 0, 0
     remarks: tuple[str, ...] = ()
     if candidate.annotate:
@@ -107,6 +126,7 @@ def stage(candidate: Candidate, root: Path, folder: Path, set_name: str, name: s
         labelled_frames=labelled,
         target_frames=target,
         notes=(*candidate.notes, *recording.notes, *remarks),
+        marks=marks,
     )
     (folder / SEQUENCE_FILE).write_text(found.to_json(), encoding="utf-8")
     return found
@@ -128,18 +148,26 @@ def source_sha256(candidate: Candidate, root: Path) -> str:
 
 
 def _joined(candidate: Candidate, hashes: list[str]) -> str:
-    return joined_sha256([file.name for file in candidate.files] if candidate.folder else None, hashes)
+    names = [file.name for file in candidate.files]
+    if candidate.raw:  # the sidecar that is written beside it is part of the recording
+        names.append(candidate.files[0].with_suffix(sidecar.ENDING).name)
+        hashes = [*hashes, sha256_text(candidate.raw.text())]
+    return joined_sha256(names if candidate.folder or candidate.raw else None, hashes)
 
 
-def _measure(frames: Iterator[np.ndarray]) -> tuple[int, Intensity]:
-    """Count frames and counts. The histogram runs in a thread beside the decoder, a bounded number of frames behind."""
-    histogram, count = CountHistogram(), 0
+def _measure(frames: Iterator[np.ndarray]) -> tuple[int, Intensity, Marks]:
+    """Count frames and counts, and find what is frozen or flat, in a thread beside the decoder.
+
+    It is a bounded number of frames behind.
+    """
+    histogram, found, count = CountHistogram(), FrameMarks(), 0
     batch: list[np.ndarray] = []
     behind: Future[None] | None = None
 
     def add(batch: list[np.ndarray]) -> None:
         for frame_HW in batch:
             histogram.add(frame_HW)
+            found.add(frame_HW)
 
     with ThreadPoolExecutor(1) as pool:
         for frame_HW in frames:
@@ -152,7 +180,7 @@ def _measure(frames: Iterator[np.ndarray]) -> tuple[int, Intensity]:
         if behind:
             behind.result()
     add(batch)
-    return count, histogram.intensity()
+    return count, histogram.intensity(), found.found()
 
 
 def commit(fresh: dict[str, Sequence], work: Path, folder: Path, given: dict[str, Any]) -> bool:

@@ -26,12 +26,12 @@ import numpy as np
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 import cv2
 
-from irstd.data import cptv
+from irstd.data import cptv, raw, sidecar
 from irstd.data.containers import declared_bytes
 from irstd.data.stills import check_side, is_still, read_still, stills_in
 from irstd.errors import InputError
 
-SUFFIXES = frozenset({".mkv", ".mp4", ".avi", ".mov", cptv.SUFFIX})
+SUFFIXES = frozenset({".mkv", ".mp4", ".avi", ".mov", cptv.SUFFIX, raw.SUFFIX})
 DEPTHS = {"uint8": 8, "uint16": 16}
 REMEDY = "convert it without loss to FFV1 in an mkv, pixel format gray or gray16le"
 
@@ -39,7 +39,14 @@ REMEDY = "convert it without loss to FFV1 in an mkv, pixel format gray or gray16
 # byte a pixel, or GRAY16LE with two: right for grey and planar YUV of 8 bits, rubbish for anything else.
 _GREY = (b"Y800", b"Y1\0\x10")
 _LUMA = (b"I420", b"IYUV", b"Y42B", b"444P", b"Y41B", b"NV12", b"NV21", b"Y4\x0b\x08", b"Y4\x0a\x08", b"Y4\0\x08")
-_COLOUR = (b"BGR\0", b"BGR\x18", b"RGB\0", b"RGB\x18", b"RGBA", b"BGRA", b"PAL\x08", b"G3\0\x08", b"YUY2", b"UYVY")
+_COLOUR = (b"BGR\0", b"BGR\x18", b"RGB\0", b"RGB\x18", b"RGBA", b"BGRA", b"PAL\x08", b"G3\0\x08")
+# Luma and chroma in turns, and where luma begins. Converted, it would be stretched from 16 to 235 over all of 8 bits; what
+# is stored without compression can be had as it lies in the file.
+_PACKED = {b"YUY2": 0, b"UYVY": 1}
+
+
+class DepthError(InputError):
+    """The bit depth that was declared does not fit the counts."""
 
 
 def is_video(path: Path) -> bool:
@@ -79,8 +86,13 @@ class Recording:
         self.fps: float | None = None
         self.grey_rule = "none"
         self.notes: list[str] = []
-        raw = self._raw()
-        first = next(raw, None)
+        self._luma: int | None = None
+        if raw.is_raw(path) and not path.is_dir():
+            said = sidecar.beside(path)
+            self._layout, self.fps = _stated(said.raw, path, where), said.fps
+            bit_depth = bit_depth or said.bit_depth
+        images = self._raw()
+        first = next(images, None)
         if first is None:
             raise InputError(f"{where}: no frame can be decoded: copy it again from its source, or {REMEDY}")
         self.height, self.width = first.shape[:2]
@@ -89,20 +101,20 @@ class Recording:
             raise InputError(f"{where}: pixels are {self.dtype}: give unsigned counts of 8 or 16 bits")
         self.bit_depth = DEPTHS[self.dtype] if bit_depth is None else bit_depth
         if not 1 <= self.bit_depth <= DEPTHS[self.dtype]:
-            raise InputError(
+            raise DepthError(
                 f"{where}: bit depth {bit_depth} does not fit its {self.dtype} pixels: "
                 f"declare 1 to {DEPTHS[self.dtype]}"
             )
-        self._opened: Iterator[np.ndarray] | None = chain([first], raw)
+        self._opened: Iterator[np.ndarray] | None = chain([first], images)
 
     def frames(self) -> Iterator[np.ndarray]:
         """The frames in order: contiguous uint8 or uint16 [height, width] counts, one pass of decoding.
 
         `InputError` at a frame of another size or dtype, a count beyond the bit depth, or a video that ends early.
         """
-        raw, self._opened = self._opened or self._raw(), None
+        images, self._opened = self._opened or self._raw(), None
         shape, dtype, depth_full = (self.height, self.width), np.dtype(self.dtype), self.bit_depth == DEPTHS[self.dtype]
-        for index, image in enumerate(raw):
+        for index, image in enumerate(images):
             if image.shape[:2] != shape or image.dtype != dtype:
                 raise InputError(
                     f"{self.where}: frame {index} is {image.shape[1]}x{image.shape[0]} {image.dtype}, those before are "
@@ -110,7 +122,7 @@ class Recording:
                 )
             frame_HW = np.ascontiguousarray(self._grey(image))
             if not depth_full and (highest := int(frame_HW.max())) >= 1 << self.bit_depth:
-                raise InputError(
+                raise DepthError(
                     f"{self.where}: frame {index} has a count of {highest}, {self.bit_depth} bits end at "
                     f"{(1 << self.bit_depth) - 1}: declare the right bit depth (--bit-depth, or bit_depth in a sidecar)"
                 )
@@ -138,6 +150,8 @@ class Recording:
                 yield from read_still(path, f"{self.where}/{path.name}")
         elif is_still(self.path):
             yield from read_still(self.path, self.where)
+        elif raw.is_raw(self.path):
+            yield from raw.read_frames(self.path, self._layout, self.where)
         elif cptv.is_cptv(self.path):
             self.fps = cptv.read_header(self.path, self.where).fps
             yield from cptv.read_frames(self.path, self.where)
@@ -152,7 +166,7 @@ class Recording:
                 good, image = capture.read()
                 if not good:
                     break
-                yield image
+                yield image if self._luma is None else self._unpacked(image, capture)
                 count += 1
             self._check_count(count, capture.get(cv2.CAP_PROP_FRAME_COUNT))
         finally:
@@ -165,13 +179,16 @@ class Recording:
         if code in _COLOUR:
             capture.release()
             capture = _capture(self.path, convert=True)
+        elif code in _PACKED:
+            capture.release()
+            capture, self._luma = _capture(self.path, convert=False, stored=True), _PACKED[code]
         try:
             if not capture.isOpened():
                 raise InputError(
                     f"{self.where}: cannot be opened as a video: it is damaged, truncated or no video; "
                     "copy it again from its source"
                 )
-            if code not in _GREY + _LUMA + _COLOUR:
+            if code not in (*_GREY, *_LUMA, *_COLOUR, *_PACKED):
                 raise InputError(
                     f"{self.where}: its pixel format {code!r} cannot be read without changing the counts: {REMEDY}"
                 )
@@ -183,9 +200,18 @@ class Recording:
             raise
         fps = capture.get(cv2.CAP_PROP_FPS)
         self.fps = round(fps, 4) if math.isfinite(fps) and fps > 0 else None
-        if code in _LUMA:
+        if code in (*_LUMA, *_PACKED):
             self.grey_rule = "luma"
         return capture
+
+    def _unpacked(self, stored: np.ndarray, capture: cv2.VideoCapture) -> np.ndarray:
+        """The luma plane of a frame's bytes as they are stored."""
+        shape = tuple(int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+        if stored.size != 2 * shape[0] * shape[1]:
+            raise InputError(
+                f"{self.where}: its packed YUV is compressed: convert it without loss to FFV1 in an mkv, pixel format yuv422p"
+            )
+        return stored.reshape(*shape, 2)[:, :, self._luma]
 
     def at(self, indices: list[int]) -> list[np.ndarray]:
         """Frames at about `indices` (ascending), without decoding all before them: to look at, not to measure.
@@ -201,7 +227,9 @@ class Recording:
         if self.path.is_dir():
             files = stills_in(self.path)
             return found + [self._grey(next(read_still(files[i], self.where))) for i in indices if i < len(files)]
-        if is_still(self.path) or cptv.is_cptv(self.path):
+        if raw.is_raw(self.path):
+            return found + list(raw.read_frames(self.path, self._layout, self.where, indices))
+        if is_still(self.path) or cptv.is_cptv(self.path) or self._luma is not None:
             wanted = set(indices)
             return found + [self._grey(image) for i, image in enumerate(self._raw()) if i in wanted]
         capture = self._opened_video()
@@ -230,9 +258,20 @@ class Recording:
             self.notes.append(note)
 
 
-def _capture(path: Path, convert: bool) -> cv2.VideoCapture:
+def _stated(layout: raw.Layout | None, path: Path, where: str) -> raw.Layout:
+    if layout is None:
+        raise InputError(
+            f"{where}: headerless, and no sidecar says its layout: write {path.with_suffix(sidecar.ENDING).name} beside "
+            "it with raw: {width: 640, height: 512, dtype: uint16}"
+        )
+    return layout
+
+
+def _capture(path: Path, convert: bool, stored: bool = False) -> cv2.VideoCapture:
     # FFmpeg would decode with a thread a core, whatever OpenCV was told: processes side by side need their share.
     options = [cv2.CAP_PROP_CONVERT_RGB, int(convert), cv2.CAP_PROP_N_THREADS, cv2.getNumThreads()]
+    if stored:
+        options += [cv2.CAP_PROP_FORMAT, -1]  # the bytes of each frame, not decoded
     return cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, options)
 
 

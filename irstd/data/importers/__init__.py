@@ -52,7 +52,7 @@ def choose(listing: Listing, format: str = AUTO) -> tuple[ModuleType, str]:
         return FORMATS[name], f"format {name}: {reason}"
     if format == AUTO:
         raise InputError(
-            f"{listing.root}: no recordings found: give a folder with videos (mkv, mp4, avi, mov, cptv), images "
+            f"{listing.root}: no recordings found: give a folder with videos (mkv, mp4, avi, mov, cptv, raw), images "
             "(png, bmp, jpg, tif) or folders of frames"
         )
     raise InputError(f"{listing.root}: not of the format {format!r}: leave --format out to have it recognised")

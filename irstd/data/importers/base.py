@@ -10,13 +10,14 @@ from typing import Any
 
 from natsort import natsorted
 
-from irstd.config import read_yaml
+from irstd.data import sidecar
 from irstd.data.annotations import Annotations
+from irstd.data.raw import Layout, is_raw
+from irstd.data.sidecar import SIDECAR, Options
 from irstd.data.stills import is_still
 from irstd.data.video import is_video
-from irstd.errors import InputError, nearest
+from irstd.errors import InputError
 
-SIDECAR = "irstd.yaml"
 _SKIPPED = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 
 # (frames, height, width) of the decoded recording -> its targets, checked against them.
@@ -29,7 +30,7 @@ class Candidate:
 
     `name`: the relative path that the slug is made of; `files`: the recording, relative to the source, in order (one
     file, or the frames of `folder`); `annotate`: makes the targets once the recording is decoded, None: unlabelled;
-    `group`: None for a group of its own; `split`: where a published list puts it.
+    `group`: None for a group of its own; `raw`: how a headerless file is read; `split`: where a published list puts it.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Candidate:
     licence: str | None = None
     bit_depth: int | None = None
     fps: float | None = None
+    raw: Layout | None = None
     split: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -95,9 +97,9 @@ def scan(source: Path) -> Listing:
     `InputError` where it is missing or a link leaves it.
     """
     if source.is_file():
-        if not (is_video(source) or is_still(source)):
+        if not (is_video(source) or is_raw(source) or is_still(source)):
             raise InputError(
-                f"{source.name}: not a recording: give a video (mkv, mp4, avi, mov, cptv), an image, or a folder"
+                f"{source.name}: not a recording: give a video (mkv, mp4, avi, mov, cptv, raw), an image, or a folder"
             )
         beside = [source.stem + ending for ending in (".csv", ".yaml", ".annotations.json")]
         names = [source.name, *(name for name in [*beside, SIDECAR] if (source.parent / name).is_file())]
@@ -124,17 +126,6 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name in _SKIPPED
 
 
-@dataclass(frozen=True)
-class Options:
-    """What sidecars say of a recording. `listed`: frames without a row are unlabelled instead of empty."""
-
-    bit_depth: int | None = None
-    fps: float | None = None
-    listed: bool = False
-    licence: str | None = None
-    group: str | None = None
-
-
 def options(listing: Listing, recording: PurePosixPath, name: str) -> Options:
     """What the sidecars say: `irstd.yaml` of its folder and those above, then `name`.yaml beside it, which wins."""
     parents = [parent for parent in reversed(recording.parents) if parent != recording]
@@ -142,34 +133,8 @@ def options(listing: Listing, recording: PurePosixPath, name: str) -> Options:
     given: dict[str, Any] = {}
     for path in dict.fromkeys(wanted):
         if listing.has(path):
-            given |= _sidecar(listing.path(path), str(path))
+            given |= sidecar.read(listing.path(path), str(path))
     return Options(**given)
-
-
-def _sidecar(path: Path, where: str) -> dict[str, Any]:
-    try:
-        tree = read_yaml(path)
-    except InputError as error:
-        raise InputError(str(error).replace(str(path), where, 1)) from None
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        match key:
-            case "bit_depth":
-                good, say = number and value in range(1, 17), "a whole number from 1 to 16"
-            case "fps":
-                good, say = number and 0 < value < float("inf"), "a number above 0"
-            case "labelled":
-                good, say = value in ("all", "listed"), "all or listed"
-            case "licence" | "group":
-                good, say = isinstance(value, str) and bool(value), "a name"
-            case _:
-                known = ("bit_depth", "fps", "labelled", "licence", "group")
-                raise InputError(f"{where}: unknown key {key!r}{nearest(str(key), known)}; known: {', '.join(known)}")
-        if not good:
-            raise InputError(f"{where}: {key} is {value!r}: give {say}")
-        found |= {"listed": value == "listed"} if key == "labelled" else {key: value}
-    return found
 
 
 def no_list(list_name: str | None, format: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from irstd.data.annotations import Annotations
 from irstd.data.importers.base import Annotate, Candidate, Found, Listing, Options, no_list, options, some
 from irstd.data.importers.table import read_table
+from irstd.data.raw import is_raw
 from irstd.data.stills import is_still
 from irstd.data.video import is_video
 
@@ -26,7 +27,7 @@ Labels = Callable[[Listing, PurePosixPath, Options], Annotate | None]
 
 def recognise(listing: Listing) -> str | None:
     """Why this is such a source, or None."""
-    videos = sum(is_video(path) for path in listing.files)
+    videos = len(_videos(listing))
     stills = sum(is_still(path) for path in listing.files)
     return f"{videos} videos and {stills} images" if videos or stills else None
 
@@ -52,11 +53,12 @@ def recordings(listing: Listing, labels: Labels) -> list[Candidate]:
     """Every recording of the source with what sidecars and `labels` say of it."""
     stills = Counter(path.parent for path in listing.files if is_still(path))
     top = PurePosixPath(".")
-    mixed = {path.parent for path in listing.files if is_video(path)} | {top}
+    videos = _videos(listing)
+    mixed = {path.parent for path in videos} | {top}
     mixed |= {parent for folder in stills for parent in folder.parents}
     found = []
     for path in listing.files:
-        if is_video(path) or (is_still(path) and path.parent in mixed):
+        if path in videos or (is_still(path) and path.parent in mixed):
             found.append(_candidate(listing, labels, path, (path,), None))
     frames: dict[PurePosixPath, list[PurePosixPath]] = {}
     for path in listing.files:
@@ -64,6 +66,12 @@ def recordings(listing: Listing, labels: Labels) -> list[Candidate]:
             frames.setdefault(path.parent, []).append(path)
     found += [_candidate(listing, labels, folder, tuple(files), folder) for folder, files in frames.items()]
     return found
+
+
+def _videos(listing: Listing) -> set[PurePosixPath]:
+    """The videos; a file of bytes whose name does not say so (`.bin`) is one where a sidecar says its layout."""
+    found = {path for path in listing.files if is_video(path)}
+    return found | {p for p in listing.files if is_raw(p) and p not in found and options(listing, p, p.stem).raw}
 
 
 def _stem(recording: PurePosixPath, is_folder: bool) -> str:
@@ -89,6 +97,7 @@ def _candidate(
         licence=said.licence,
         bit_depth=said.bit_depth,
         fps=said.fps,
+        raw=said.raw if is_raw(recording) else None,
     )
 
 
