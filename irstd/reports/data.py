@@ -129,7 +129,6 @@ def _set(report: SetReport, id: str, ids: dict) -> dict[str, Any]:
         "charts": _charts(report.surveys),
         "stills": all(each.sequence.frames == 1 for each in report.surveys),
         "has_ignore": any(each.ignored for each in report.surveys),
-        "dimmest": any(len(each.cuts) > 1 for each in report.surveys),
         "sequences": [
             {
                 "id": ids[key],
@@ -146,19 +145,14 @@ def _set(report: SetReport, id: str, ids: dict) -> dict[str, Any]:
 def _line(report: SetReport, each: Survey) -> str:
     item = each.sequence
     parts = [many(item.frames, "frame")] if item.frames > 1 else []
-    parts += [f"{item.width}×{item.height}", f"{item.bit_depth} bits", _split(report, each)]
-    kinds = dict.fromkeys(f.kind for f in report.findings if f.sequence == item.name)
+    parts += [f"{item.width}×{item.height}", f"{item.bit_depth} bits", report.splits[item.name]]
+    kinds = dict.fromkeys(f.kind for f in report.findings if f.sequence == item.name and f.kind != "unlabelled")
     return ", ".join(parts) + (": " + ", ".join(kinds) if kinds else "")
 
 
-def _split(report: SetReport, each: Survey) -> str:
-    return "/".join(report.places.get(each.sequence.name, ())) or ("–" if each.sequence.labelled else "unlabelled")
-
-
 def _picture(picture: Picture, id: str | None, each: Survey) -> dict[str, Any]:
-    caption = f"frame {picture.frame}" if each.sequence.frames > 1 or not picture.caption else ""
-    if picture.caption:
-        caption = f"{caption}: {picture.caption}" if caption else picture.caption
+    frame = f"frame {picture.frame}" if each.sequence.frames > 1 else ""
+    caption = ": ".join(filter(None, (frame, picture.caption)))
     return {
         "id": id,
         "uri": data_uri(picture.data, picture.kind),
@@ -225,8 +219,8 @@ def _row(report: SetReport, each: Survey, ids: dict) -> dict[str, Any]:
         "empty": each.empty,
         "unlabelled": each.unlabelled,
         "ignored": each.ignored,
-        "split": _split(report, each),
-        "group": item.group,
+        "split": report.splits[item.name],
+        "group": "own" if item.group == item.name else item.group,
         "licence": item.licence or "–",
         "findings": [{"kind": kind, "css": css} for kind, css in kinds.items()],
     }

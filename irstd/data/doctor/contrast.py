@@ -2,7 +2,7 @@
 
 SCR = |mean of the target - mean of the background| / deviation of the background; the background is the target's bounding
 box grown by 20 px on each side, without the pixels of any target or ignore box. A target's pixels are its component of the mask,
-else those whose centres lie in its box, else the 3 x 3 around its point.
+else those whose centres lie in its box, else the one that its point names.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ VISIBLE = 1.0  # SCR somewhere within REACH, or there is nothing to judge by
 LEAST_TARGETS = 20
 GAIN = 0.1  # of the best contrast, lost at the label on average, for each px of the offset
 AGREE = 0.75  # of the targets have more contrast at that offset
-POINT = 1  # px around a point
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +54,7 @@ def targets_in(frame: FrameTargets, height: int, width: int) -> list[Target]:
         sizes = (frame.boxes[:, 2] * frame.boxes[:, 3]).tolist()
         centres_N2 = frame.boxes[:, :2] + frame.boxes[:, 2:] / 2
     else:
-        edges_N4 = np.concatenate([frame.points - POINT, frame.points + POINT + 1], axis=1)
+        edges_N4 = np.concatenate([frame.points, frame.points + 1], axis=1)
         sizes, centres_N2 = [math.nan] * len(frame.points), frame.points + 0.5
     first_N4 = np.ceil(edges_N4 - 0.5).astype(int)  # the pixels whose centres lie between the edges
     found = []

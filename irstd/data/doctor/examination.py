@@ -18,7 +18,8 @@ from irstd.errors import InputError
 
 PAGE_BYTES = 6_400_000  # of pictures in all; written as text they take a third more
 LEAST_BYTES, MOST_BYTES = 1_500, 60_000  # for a sequence
-SHEETS = ((60, 4), (200, 3), (600, 2))  # up to so many sequences, so many frames of each; beyond it one
+SHEETS = ((60, 4), (200, 3), (600, 2))  # up to so many videos, so many frames of each; beyond it one
+STILL = 3  # times less than a video needs
 SHOWN = 3_000  # of more sequences only some have pictures, and those with findings
 FEW_FRAMES = 500  # are looked at sooner than a process is started
 
@@ -28,13 +29,12 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, eq=False)
 class SetReport:
-    """What was found in a set. `places`: {sequence: its splits}, of those that have any; `published`: by a published list."""
+    """What was found in a set. `splits`: {sequence: its split, for people}."""
 
     name: str
     surveys: list[Survey]
     findings: list[Finding]
-    places: dict[str, tuple[str, ...]]
-    published: bool
+    splits: dict[str, str]
 
 
 def examine(
@@ -57,7 +57,13 @@ def examine(
         for each in found:
             each.views.clear()
         _show_pairs(found, findings)
-        reports.append(SetReport(name, found, waive(findings, config.waivers), places[name], published))
+        shown = {
+            each.sequence.name: "/".join(places[name].get(each.sequence.name, ()))
+            or splits.split_of(each.sequence, given[name])
+            or "none yet"
+            for each in found
+        }
+        reports.append(SetReport(name, found, waive(findings, config.waivers), shown))
     return reports
 
 
@@ -77,10 +83,18 @@ def _places(items: list[Sequence], given: dict[str, Any], config: ShardConfig) -
 
 
 def _surveys(every: list[Sequence], workers: int, progress: Progress | None) -> dict[tuple[str, str], Survey]:
-    allowance = min(max(LEAST_BYTES, PAGE_BYTES // len(every)), MOST_BYTES)
-    frames = next((count for most, count in SHEETS if len(every) <= most), 1)
+    videos = sum(item.frames > 1 for item in every)
+    share = PAGE_BYTES // (STILL * videos + len(every) - videos)
+    frames = next((count for most, count in SHEETS if videos <= most), 1)
     step = -(-len(every) // SHOWN)
-    jobs = [_Job(item, frames if number % step == 0 else 0, allowance) for number, item in enumerate(every)]
+    jobs = [
+        _Job(
+            item,
+            frames if number % step == 0 else 0,
+            min(max(LEAST_BYTES, share * (STILL if item.frames > 1 else 1)), MOST_BYTES),
+        )
+        for number, item in enumerate(every)
+    ]
     total, done = sum(item.frames for item in every), 0
     found: dict[tuple[str, str], Survey] = {}
 

@@ -68,7 +68,7 @@ KINDS: dict[str, Kind] = {
     ),
     "static-labels": Kind(
         "warn",
-        "all labelled frames have the same box while the picture moves",
+        "all frames with targets have the same boxes while the picture moves",
         "check that the labels were not copied from one frame to all",
     ),
     "mask-mismatch": Kind(

@@ -20,7 +20,7 @@ Check = Callable[[Sequence, Annotations], Iterator[Finding]]
 PLACEHOLDER = 0.95  # share of the frame that a box of "somewhere in here" covers
 LARGE = 0.1  # share of the frame
 ONE_PIXEL = 1.0  # px^2
-STATIC_FRAMES = 10  # as many labelled frames at least before equal labels are odd
+STATIC_FRAMES = 10  # as many frames with targets at least before equal labels are odd
 JUMP, JUMP_TIMES = 20.0, 8.0  # px, and times the median step: what no target does from frame to frame
 JUMP_SHARE = 0.05  # of the steps; fewer are cuts in the scene or a change of target
 TRACK = 10  # steps of a single target at least
@@ -108,12 +108,10 @@ def _visible(frame: FrameTargets, sequence: Sequence) -> np.ndarray:
 
 def static_labels(sequence: Sequence, annotations: Annotations) -> Iterator[Finding]:
     """Whether the picture moves is for the caller to see: `irstd.data.doctor.survey` drops it for a still scene."""
-    labelled = [f for f in annotations.frames if f.labelled]
-    if len(labelled) < STATIC_FRAMES or not len(labelled[0].boxes):
-        return
-    if all(np.array_equal(f.boxes, labelled[0].boxes) for f in labelled):
-        message = f"all {len(labelled)} labelled frames have the same boxes"
-        yield Finding("static-labels", sequence.set, sequence.name, labelled[0].index, message, len(labelled))
+    boxed = [f for f in annotations.frames if len(f.boxes)]
+    if len(boxed) >= STATIC_FRAMES and all(np.array_equal(f.boxes, boxed[0].boxes) for f in boxed):
+        message = f"all {len(boxed)} frames with targets have the same boxes"
+        yield Finding("static-labels", sequence.set, sequence.name, boxed[0].index, message, len(boxed))
 
 
 def jumps(sequence: Sequence, annotations: Annotations) -> Iterator[Finding]:

@@ -66,9 +66,9 @@ class FramePictures:
         self.kept: dict[int, tuple[np.ndarray, Drawn]] = {}
 
     def keep(self, index: int, frame_HW: np.ndarray, drawn: Drawn) -> None:
-        """A frame, at the largest size that a page may show, stretched by its own range."""
+        """A frame, at the largest size that a page may show, stretched by its own range and locally."""
         small_hw = _shrunk(frame_HW, SIDES[0][0])
-        self.kept[index] = stretch(small_hw, range_of(small_hw)), drawn
+        self.kept[index] = stretch(small_hw, range_of(small_hw), local=True), drawn
 
     def encoded(self, height: int, width: int) -> list[Picture]:
         """Pictures of the kept frames of [height, width] px, in order."""
@@ -82,7 +82,7 @@ class FramePictures:
 def spare(index: int, frame_HW: np.ndarray, drawn: Drawn) -> Picture:
     """A small picture of a frame that a page may need or not."""
     small_hw = _shrunk(frame_HW, SPARE[0])
-    data = _jpeg(stretch(small_hw, range_of(small_hw)), *SPARE)
+    data = _jpeg(stretch(small_hw, range_of(small_hw), local=True), *SPARE)
     return Picture(index, "jpeg", data, frame_HW.shape[1], frame_HW.shape[0], drawn)
 
 

@@ -24,7 +24,8 @@ STUCK = 4  # px, the largest area of a defect
 STANDS_OUT = 6.0  # times the deviation around a stuck pixel
 AREA = 30  # px, the least of a burnt-in text
 LOSSY_SUFFIXES = {".jpg", ".jpeg"}
-LOSSLESS = {"FFV1", "HFYU", "FFVH", "png ", "MPNG", "raw ", "Y800", "Y16 ", "\0\0\0\0", "DIB ", "BGR ", "I420", "YV12"}
+# FFmpeg's codes of codecs that lose nothing, in capitals.
+LOSSLESS = {"FFV1", "HFYU", "FFVH", "PNG ", "MPNG", "RAW ", "Y800", "GREY", "Y16 ", "DIB ", "BGR ", "I420", "YV12", "\0\0\0\0"}
 
 
 class PixelStatistics:
@@ -162,7 +163,7 @@ def codec_of(sequence: Sequence) -> str | None:
         code = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=False).decode("latin-1")
     finally:
         capture.release()
-    return None if code in LOSSLESS else code.strip("\0 ") or None
+    return None if code.upper() in LOSSLESS else code.strip("\0 ") or None
 
 
 CHECKS = (saturated, squeezed, eight_bits, still_pixels, lossy, colour)

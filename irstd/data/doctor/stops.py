@@ -21,7 +21,7 @@ def of_sequence(sequence: Sequence) -> list[Finding]:
         return []
     annotations = sequence.annotations()
     found = [finding for check in labels.CERTAIN for finding in check(sequence, annotations)]
-    return found + repeats.certain(sequence, annotations, getattr(sequence, "marks", {}))
+    return found + repeats.certain(sequence, annotations, sequence.marks)
 
 
 def check(

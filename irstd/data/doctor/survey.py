@@ -16,6 +16,7 @@ from irstd.data.appearance import View
 from irstd.data.doctor import labels, repeats
 from irstd.data.doctor.contrast import ContrastMeter, Offsets, targets_in
 from irstd.data.doctor.findings import Finding, many
+from irstd.data.doctor.integrity import broken
 from irstd.data.doctor.pictures import Drawn, FramePictures, Picture, cut_out, drawn_of, spare
 from irstd.data.doctor.pixels import PixelStatistics, of_pixels
 from irstd.data.marks import FrameMarks
@@ -58,14 +59,18 @@ def survey(sequence: Sequence, frames: int, allowance: int, tick: Tick | None = 
 
     `tick` is called after each frame. A recording or labels that cannot be read are a finding, what was seen until then stays.
     """
+    wrong = broken(sequence)
+    findings = [_unreadable(sequence, wrong)] if wrong else []
     try:
         annotations = sequence.annotations()
-    except IrstdError as error:
-        unreadable = Finding("unreadable", sequence.set, sequence.name, None, str(error))
+        findings += labels.of_labels(sequence, annotations)
+    except IrstdError:  # said already
         annotations = Annotations.build({}, sequence.frames, sequence.name, others_labelled=False)
-        found = _Pass(sequence, annotations, frames, allowance)
-        return found.run(tick, [unreadable])
-    return _Pass(sequence, annotations, frames, allowance).run(tick, labels.of_labels(sequence, annotations))
+    return _Pass(sequence, annotations, frames, allowance).run(tick, findings)
+
+
+def _unreadable(sequence: Sequence, why: str) -> Finding:
+    return Finding("unreadable", sequence.set, sequence.name, None, why)
 
 
 class _Pass:
@@ -96,7 +101,8 @@ class _Pass:
                 if tick:
                     tick()
         except IrstdError as error:
-            findings.append(Finding("unreadable", sequence.set, sequence.name, None, str(error)))
+            if all(finding.kind != "unreadable" for finding in findings):
+                findings.append(_unreadable(sequence, str(error)))
         findings = [f for f in findings if f.kind != "static-labels" or self.pixels.moves()]
         findings += repeats.of_marks(sequence, self.annotations, self.marks.found())
         if self.pixels.frames:
@@ -195,7 +201,7 @@ def _offset(x: int, y: int) -> str:
 
 
 def _said(size: float, scr: float) -> str:
-    area = "" if size != size else f"{size:g} px, "
+    area = "" if size != size else f"{size:.0f} px, " if size >= 10 else f"{size:.2g} px, "
     return f"{area}SCR {scr:.1f}" if scr == scr and scr != float("inf") else f"{area}SCR -"
 
 
