@@ -53,9 +53,15 @@ def demo() -> None:
 @app.command()
 def doctor(
     what: Annotated[str, typer.Argument(help="'all', 'data' or 'machine'")] = "all",
+    sets: Annotated[list[str] | None, typer.Argument(metavar="[SET]...", help="of 'data': which sets; default all")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="of 'data': the page, default .irstd/reports/data.html")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="of 'data': processes, one a core")] = None,
 ) -> None:
-    """Check versions against the lock, ports, disk, cores, and the data's hashes."""
-    _call("doctor", what=what)
+    """Check versions against the lock, ports, disk, cores, and the data's hashes.
+
+    `doctor data` also looks into every frame and label, and writes an HTML page: docs/DOCTOR.md.
+    """
+    _call("doctor", what=what, sets=sets or [], out=out, workers=workers)
 
 
 @app.command()

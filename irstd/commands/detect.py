@@ -85,7 +85,7 @@ def detections(
             total += len(found)
             if film is not None:
                 if writer is None:
-                    writer = OverlayWriter(film, *frame_HW.shape, recording.fps, statistics)
+                    writer = OverlayWriter(film, *frame_HW.shape, recording.fps)
                 writer.write(frame_HW, found, index)
             now = time.monotonic()
             if now - shown > 5:

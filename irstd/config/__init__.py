@@ -31,6 +31,7 @@ from irstd.config.tree import (
     SplitConfig,
     TrainConfig,
 )
+from irstd.config.waivers import WAIVABLE, Waiver
 
 __all__ = [
     "AdapterConfig",
@@ -54,6 +55,8 @@ __all__ = [
     "ShardConfig",
     "SplitConfig",
     "TrainConfig",
+    "WAIVABLE",
+    "Waiver",
     "check_path",
     "flatten",
     "is_path",

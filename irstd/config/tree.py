@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from irstd.config.networks import GGLNetConfig, ModelConfig, Section
+from irstd.config.waivers import Waiver
 
 
 class GradientConfig(Section):
@@ -51,6 +52,21 @@ class ShardConfig(Section):
     gradient: GradientConfig = GradientConfig()
     split: SplitConfig = SplitConfig()
     derive: DeriveConfig = DeriveConfig()
+    waive: list[str] = Field(
+        [], description="findings of irstd doctor data to accept: KIND, SET:KIND or SET/SEQUENCE:KIND (docs/DOCTOR.md)"
+    )
+
+    @field_validator("waive")
+    @classmethod
+    def _kinds(cls, given: list[str]) -> list[str]:
+        for each in given:
+            Waiver.parse(each)
+        return given
+
+    @property
+    def waivers(self) -> tuple[Waiver, ...]:
+        """`waive`, parsed."""
+        return tuple(map(Waiver.parse, self.waive))
 
 
 Interpolation = Literal["bilinear", "bicubic", "area", "nearest"]

@@ -76,24 +76,39 @@ def _say(pair: dict[str, Any]) -> str:
     return " and ".join(f"{name} (frame {frame}, {'/'.join(splits)})" for name, frame, splits in sides)
 
 
-def find(members: list[Member]) -> list[dict[str, Any]]:
+Look = Callable[[Sequence], Iterable[tuple[int, View]]]
+"""The frames of a sequence that are compared: (index, view)."""
+
+
+def find(members: list[Member], look: Look | None = None) -> list[dict[str, Any]]:
     """Pairs of sequences with frames in different splits that show the same, the most alike first.
 
     [{"sequences": [a, b], "splits": [[...], [...]], "frames": [i, j], "similarity"}]; recordings with equal bytes have 1.
+    `look`: by default the first, a middle and the last frame, about.
     """
+    # Sequences that lie whole in one split are compared with those of others only.
+    kinds = {m.splits: i for i, m in enumerate(members)}
+    parts = [n if len(m.splits) > 1 else len(members) + kinds[m.splits] for n, m in enumerate(members)]
+    return _pairs(members, parts, look or _views)
+
+
+def find_within(members: list[Member], look: Look | None = None) -> list[dict[str, Any]]:
+    """Pairs of sequences of different groups that show the same, whatever their splits; see `find`."""
+    groups = {m.sequence.group: i for i, m in enumerate(members)}
+    return _pairs(members, [groups[m.sequence.group] for m in members], look or _views)
+
+
+def _pairs(members: list[Member], parts: list[int], look: Look) -> list[dict[str, Any]]:
+    """Pairs of members of different `parts`; see `find`."""
     views: list[View] = []
     owner, index = [], []
     for number, member in enumerate(members):
-        for position, each in _views(member.sequence):
+        for position, each in look(member.sequence):
             views.append(each)
             owner.append(number)
             index.append(position)
     owner_N = np.array(owner, int)
-    # Sequences that lie whole in one split are compared with those of others only.
-    kinds = {m.splits: i for i, m in enumerate(members)}
-    part_N = np.array(
-        [n if len(members[n].splits) > 1 else len(members) + kinds[members[n].splits] for n in owner], int
-    )
+    part_N = np.array([parts[n] for n in owner], int)
     best: dict[tuple[int, int], tuple[float, int, int]] = {}
     by_sha: dict[str, list[int]] = {}
     for number, member in enumerate(members):
@@ -101,7 +116,7 @@ def find(members: list[Member]) -> list[dict[str, Any]]:
     for same in by_sha.values():
         for n, a in enumerate(same):
             for b in same[n + 1 :]:
-                if len({*members[a].splits, *members[b].splits}) > 1:
+                if parts[a] != parts[b]:
                     best[a, b] = 1.0, 0, 0
     tries: dict[tuple[int, int], int] = {}
     for _, i, j, shift in sorted(appearance.candidates(views, part_N), reverse=True):

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from irstd.config import ShardConfig
 from irstd.data import duplicates, sequence, splits
+from irstd.data.doctor import stops
 from irstd.data.manifest import SCHEMA, SPLITS, Manifest, write_index
 from irstd.data.processes import Processes
 from irstd.data.shard_build import Map, Progress, build_set, of_set
@@ -54,8 +55,9 @@ def build(
     `map` runs the jobs, one a tar, wherever it likes (`irstd.data.processes`, `irstd.cluster.shards`); the bytes do not
     depend on it. Sets that are gone from `data` leave `out`. A set that cannot be split is left out, and `warn` is told:
     one odd set does not stop the others. Where another build is at work in `out`, this one waits, and `warn` is told.
-    Raises `InputError` where no set can be sharded, where a set would be split in another way than before, or where
-    `out` holds something else than shards; `WorkError` where the disk is full or a worker dies: then the shards that were
+    Raises `InputError` where no set can be sharded, where a set would be split in another way than before, where
+    labels hold what would poison training (`irstd.data.doctor.stops`) or splits near-duplicates, unless accepted by name, or
+    where `out` holds something else than shards; `WorkError` where the disk is full or a worker dies: then the shards that were
     there are as they were, and the next build goes on.
     """
     names = sequence.sets(data)
@@ -78,6 +80,9 @@ def build(
     stretches = [stretch for plan in plans.values() for found in plan.values() for stretch in found]
     if config.split.by == "block" and not left and not any("[" in stretch.label for stretch in stretches):
         warn("shards: shard.split.by=block decides nothing here: all groups have splits (splits.json)")
+    for name, plan in plans.items():
+        stops.check(name, _members(plan), config.waivers, warn)
+    stops.check_waivers(config.waivers, {name: [s.name for s in sequence.sequences(data, name)] for name in names}, warn)
     alike = {name: _duplicates(data, out, name, plan, config, warn) for name, plan in plans.items()}
     found: dict[str, str] = {}
     with _locked(out, warn):
@@ -211,6 +216,12 @@ def _plan(data: Path, name: str, config: ShardConfig) -> dict[str, list[Stretch]
             "recordings, or cut contiguous stretches with shard.split.by=block in params.yaml"
         )
     return found
+
+
+def _members(plan: dict[str, list[Stretch]]) -> list[sequence.Sequence]:
+    """The sequences of a set that have frames in a split, sorted by name."""
+    found = {stretch.sequence.name: stretch.sequence for stretches in plan.values() for stretch in stretches}
+    return [found[name] for name in sorted(found)]
 
 
 def _duplicates(

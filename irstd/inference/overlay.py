@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from irstd.data.stretch import Following, stretch
 from irstd.errors import WorkError
-from irstd.inference.stretch import stretch
 from irstd.models.contract import Detections
 
 LEAST_SIDE = 480  # small sensors are shown enlarged, by a whole number, so that a pixel stays a square
@@ -21,8 +21,8 @@ COLOUR = (80, 220, 255)
 class OverlayWriter:
     """Write frames with detections to `path`."""
 
-    def __init__(self, path: Path, height: int, width: int, fps: float | None, statistics: Mapping[str, float]) -> None:
-        self.path, self.statistics = path, statistics
+    def __init__(self, path: Path, height: int, width: int, fps: float | None) -> None:
+        self.path, self.range = path, Following()
         self.zoom = max(1, -(-LEAST_SIDE // max(height, width)))
         # VP8 wants even sizes.
         self.size = (width * self.zoom + 1) // 2 * 2, (height * self.zoom + 1) // 2 * 2
@@ -33,7 +33,7 @@ class OverlayWriter:
             raise WorkError(f"{path}: this OpenCV cannot write WebM; run without --overlay")
 
     def write(self, frame_HW: np.ndarray, found: Detections, index: int) -> None:
-        self.writer.write(draw(frame_HW, found, self.statistics, self.zoom, self.size, index))
+        self.writer.write(draw(frame_HW, found, self.range(frame_HW), self.zoom, self.size, index))
 
     def close(self) -> None:
         self.writer.release()

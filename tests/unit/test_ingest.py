@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from recordings import frames, shared, tree, write_image, write_video
 
-from irstd.commands import doctor
 from irstd.data import sequence, splits, staging
 from irstd.data.annotations import Annotations, FrameTargets
+from irstd.data.doctor.integrity import broken
 from irstd.data.ingest import IngestReport, ingest, remove
 from irstd.errors import InputError, WorkError
 
@@ -420,12 +420,12 @@ def test_what_lies_in_data_is_compared_with_what_was_ingested(tmp_path: Path, ru
     run(source)
     found = {each.name: each for each in sequence.sequences(tmp_path / "data", "s")}
     for each in found.values():
-        assert each.recompute_sha256() == each.source_sha256 and doctor._broken(each) is None
+        assert each.recompute_sha256() == each.source_sha256 and broken(each) is None
     write_image(found["seq"].folder / "frames" / "1.png", frames(1, seed=9)[0])
     assert found["seq"].recompute_sha256() != found["seq"].source_sha256
-    assert doctor._broken(found["seq"]) == "frames is altered (sha256); dvc checkout data.dvc"
+    assert broken(found["seq"]) == "frames is altered (sha256); dvc checkout data.dvc"
     (found["single"].folder / "frames" / "0.png").unlink()
-    assert doctor._broken(found["single"]) == "frames/0.png is missing; dvc checkout data.dvc"
+    assert broken(found["single"]) == "frames/0.png is missing; dvc checkout data.dvc"
     (found["seq"].folder / "annotations.json").write_text("{}")
     with pytest.raises(InputError, match=r"^s/seq/annotations\.json: was put there by hand"):
         found["seq"].annotations()
@@ -443,7 +443,7 @@ def test_labels_edited_in_data_are_refused_and_update_brings_them_back(
     assert tree(tmp_path / "data") != before
     with pytest.raises(InputError, match=r"^s/a/annotations\.json: is altered \(sha256\): .*--update"):
         a.annotations()
-    assert "is altered" in str(doctor._broken(a))
+    assert "is altered" in str(broken(a))
     with pytest.raises(InputError, match=r"^s/a \(labels\): differs"):
         run(source)
     assert run(source, update=True).updated == ["a"] and tree(tmp_path / "data") == before

@@ -29,6 +29,7 @@ ORDER = (
     "irstd/versioning.py",
     "irstd/workspace.py irstd/environment.py",
     "irstd/bench/",
+    "irstd/reports/",
     "irstd/training/",
     "irstd/inference/",
     "irstd/models/",
@@ -91,7 +92,7 @@ for name in {UPPER!r}:
     sys.modules[name] = None
 import irstd.training.loop, irstd.training.evaluation, irstd.inference.detector, irstd.inference.overlay
 import irstd.data.shards, irstd.data.ingest, irstd.data.synthetic, irstd.metrics, irstd.models.classical
-import irstd.bench.loader
+import irstd.bench.loader, irstd.data.doctor.examination, irstd.reports.data
 print("imported")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

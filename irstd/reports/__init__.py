@@ -1,0 +1,1 @@
+"""Pages for people: one HTML file each, with everything in it, readable without a network or a server."""
