@@ -77,11 +77,11 @@ class Boxes(nn.Module):
         centre, size = torch.sigmoid(raw[:, :2]) * limit, torch.sigmoid(raw[:, 2:4]) * limit
         boxes = torch.cat((centre - size / 2, centre + size / 2), 1)
         if self.training:
-            place = [(b - t["boxes"][:1]).abs().mean() for b, t in zip(boxes, targets) if len(t["boxes"])]
+            place = [(b - t["boxes"][:1]).abs().mean() for b, t in zip(boxes, targets, strict=True) if len(t["boxes"])]
             there = torch.tensor([float(len(t["boxes"]) > 0) for t in targets])
             losses = {"objectness": nn.functional.binary_cross_entropy_with_logits(raw[:, 4], there)}
             return losses | ({"box": torch.stack(place).mean() / 10} if place else {"box": boxes.sum() * 0})
-        return [{"boxes": b[None], "scores": torch.sigmoid(s[None])} for b, s in zip(boxes, raw[:, 4])]
+        return [{"boxes": b[None], "scores": torch.sigmoid(s[None])} for b, s in zip(boxes, raw[:, 4], strict=True)]
 
 
 class WrongShape(Plain):
