@@ -25,6 +25,8 @@ bench = typer.Typer(
     help="Measure the data path and the networks, as ratios against a named baseline.", no_args_is_help=True
 )
 app.add_typer(bench, name="bench")
+weights = typer.Typer(help="Weights that others have published.", no_args_is_help=True)
+app.add_typer(weights, name="weights")
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as train.epochs=20")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="processes; default: one a GPU, else up to 2")]
@@ -160,7 +162,9 @@ def shard(
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Argument(help="ggl-net or bp-fpn")],
+    model: Annotated[
+        str, typer.Argument(help="ggl-net, bp-fpn, package.module:Class, or an entry point of irstd.models")
+    ],
     overrides: Overrides = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="a YAML file of recipes/")] = None,
     workers: Workers = None,
@@ -256,6 +260,19 @@ def clean(
 ) -> None:
     """Show what takes space, and remove what can be made again."""
     _call("clean", what=what or [], yes=yes)
+
+
+@weights.command("import")
+def weights_import(
+    file: Annotated[Path, typer.Argument(help="the authors' GGL-Net, or YOLOX-s: tensors, nothing is unpickled")],
+    kind: Annotated[str, typer.Option("--as", help="ggl-net or bp-fpn")],
+    out: Annotated[
+        Path, typer.Option("--out", help="ggl-net: a folder, the model package; bp-fpn: a file, for train.init")
+    ],
+    overrides: Overrides = None,
+) -> None:
+    """Turn released weights into a model package, or into a start for training (docs/MODELS.md)."""
+    _call("weights", "import_", file=file, kind=kind, out=out, overrides=overrides or [])
 
 
 @bench.command("loader")

@@ -38,7 +38,8 @@ def run(workspace: Workspace, uri: str, overrides: list[str], split: str, shards
     place = workspace.shards_at(shards)
     sets = changed.get("data.sets")
     if not sets:  # the model's own; of other shards all, since they need not know those
-        sets = sorted(package.content["lineage"]["sets"]) if shards is None else [m.set for m in read_all(place)]
+        own = sorted(package.content["lineage"]["sets"]) if shards is None else []
+        sets = own or [m.set for m in read_all(place)]
     found = score(package, place, split, sets)
     show(found)
     if out is not None:

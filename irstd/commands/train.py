@@ -49,12 +49,8 @@ def run(
     for key in changed:
         if key.startswith("shard."):
             raise InputError(f"{key}: shards are built before a run; change it in params.yaml and run irstd shard")
-    if (
-        out is not None
-        and out.exists()
-        and (not out.is_dir() or any(out.iterdir()) and not (out / "package.json").is_file())
-    ):
-        raise InputError(f"--out {out}: holds something else than a model package; name a new folder")
+    if out is not None:
+        check_package_folder(out)
     config = configuration.load(workspace.root, recipe, changed, model)
     job = prepare(config, workspace.shards_at(shards))
     record = execute(workspace, job, workers)
@@ -73,6 +69,12 @@ def run(
         mlflow=tracking.run_url(workspace, record["mlflow_run"]),
         model=f"models:/{config.registered_name}/{version}" if version else None,
     )
+
+
+def check_package_folder(out: Path) -> None:
+    """`InputError` where a package would overwrite something else."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir()) and not (out / "package.json").is_file()):
+        raise InputError(f"--out {out}: holds something else than a model package; name a new folder")
 
 
 def prepare(config: Config, shards: str | Path) -> Job:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from irstd.errors import InputError
 from irstd.models.bp_fpn.network import BPFPN
+from irstd.models.released import read_tensors
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,7 @@ def load_yolox(model: BPFPN, path: str | Path) -> Loaded:
     Raises: InputError where the file cannot be read as tensors alone, or where none of the backbone's fits.
     """
     path = Path(path)
-    found = _tensors(path)
+    found = read_tensors(path)
     own = model.state_dict()
     fitting = {name: value for name, value in found.items() if name in own and own[name].shape == value.shape}
     if not any(name.startswith("backbone.") and name.endswith("conv.weight") for name in fitting):
@@ -40,19 +36,3 @@ def load_yolox(model: BPFPN, path: str | Path) -> Loaded:
         )
     model.load_state_dict(fitting, strict=False)
     return Loaded(tuple(fitting), tuple(name for name in own if name not in fitting))
-
-
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path}: cannot be read as tensors alone ({first}); save its weights alone") from None
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        content = content["model"]
-    values = content if isinstance(content, dict) else {}
-    return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
