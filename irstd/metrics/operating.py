@@ -15,7 +15,7 @@ from irstd.metrics.segmentation import checked_pair
 
 # Fa is a count over a count: the product with the count of pixels must come back to the integer that it was.
 _ROUNDING = 1e-6
-_NOTHING = FrameMatch(0, 0, 0, 0, 0)
+_NOTHING = FrameMatch(0, 0, 0, 0, 0, np.zeros(0, np.intp), np.zeros(0, bool))
 
 
 class OperatingPoint(NamedTuple):
