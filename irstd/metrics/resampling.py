@@ -89,24 +89,26 @@ class Resampled:
             groups=groups,
         )
 
-    def report(self) -> dict[str, Any]:
+    def report(self, details: bool = True) -> dict[str, Any]:
         """What a report says beside the numbers themselves.
 
         {"groups", "intervals": {number: [low, high] or None} or None ("insufficient" says why), "bins": {"scr": [...], "size":
         [...]}, "recall_at": [{"false_alarms_per_frame", "recall", "threshold", "interval"}]}. A bin's average precision ignores
-        targets of other bins and what took them; every false alarm counts in each bin.
+        targets of other bins and what took them; every false alarm counts in each bin. Without `details` no bins and rates.
         """
         found: dict[str, Any] = {"groups": self.groups, "intervals": None}
         why = bootstrap.insufficient(self.groups)
         samples: dict[Any, list[float]] = {}
         if why is None:
             weights_RG = bootstrap.draws(self.groups)
-            samples = self._samples(weights_RG)
+            samples = self._samples(weights_RG, details)
             found["intervals"] = self._ratios(weights_RG) | {
                 name: bootstrap.interval(np.array(values)) for name, values in samples.items() if isinstance(name, str)
             }
         else:
             found["insufficient"] = why
+        if not details:
+            return found
         intervals = {name: bootstrap.interval(np.array(v)) for name, v in samples.items() if isinstance(name, tuple)}
         found["bins"] = {binning.name: self._bins(binning.name, binning.labels, intervals) for binning in BINNINGS}
         found["recall_at"] = [self._recall_at(rate) | {"interval": intervals.get(("rate", rate))} for rate in RATES]
@@ -192,13 +194,13 @@ class Resampled:
             found["false_alarms_per_hour"] = found["false_alarms_per_frame"] * 3600 * self.fps
         return {name: bootstrap.interval(values) for name, values in found.items()}
 
-    def _samples(self, weights_RG: np.ndarray) -> dict[Any, list[float]]:
+    def _samples(self, weights_RG: np.ndarray, details: bool) -> dict[Any, list[float]]:
         """Values of each resample: by the number's name, by (binning, bin, number), and by ("rate", rate)."""
         counted = np.flatnonzero(self.counted_D)
         hit_C, group_C = self.hit_D[counted], self.group_D[counted]
         above_C = self.scores_D[counted] > self.threshold
         places = {None: np.flatnonzero(hit_C)}
-        for name, bins_D in self.bins_D.items():
+        for name, bins_D in self.bins_D.items() if details else ():
             present = np.flatnonzero(self.targets_SB[name].sum(axis=0))
             places |= {(name, int(b)): np.flatnonzero(bins_D[counted] == b) for b in present}
         totals = {None: bootstrap.weighted(self.targets_S, weights_RG, self.group_S)}
@@ -232,6 +234,8 @@ class Resampled:
                     hits = weight_C[place[above_C[place]]].sum()
                     recall = hits / totals[key][r] if totals[key][r] else np.nan
                 add((*key, "recall"), recall)
+            if not details:
+                continue
             weight_D = weights_G[self.group_D]
             true_L, false_L = (np.cumsum(weight_D * part)[self.last_L] for part in (self.hit_D, ~self.hit_D))
             for rate in RATES:
