@@ -39,10 +39,11 @@ def scene(rng, shape=(60, 70), targets=3, noise=0.02):
 def test_golden(case, protocol):
     metrics = SegmentationMetrics(protocol)
     pixels = 0
-    for rows in case["images"]:
+    for index, rows in enumerate(case["images"]):
         probability, mask = picture(rows)
-        metrics.update(probability, mask)
+        metrics.update(probability, mask, ignore_K4=case["ignore"][index] if "ignore" in case else None)
         pixels += mask.size
+    pixels = case.get("pixels", pixels)
     result = metrics.compute()
     counts = dict(case["counts"])
     if "hits" in case:
