@@ -27,6 +27,7 @@ def frames_of(count, seed=0):
     rng = np.random.default_rng(seed)
     for number in range(count):
         probability, mask = scene(rng, noise=0.002)
+        probability = probability.round(1)  # few thresholds to match at
         counts = rng.normal(1000, 8, mask.shape) + 30 * rng.random() * mask
         yield (f"made/{number // 3}", number % 3), f"made/{number // 6}", probability, mask, counts.astype(np.uint16)
 
