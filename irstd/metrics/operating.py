@@ -1,21 +1,21 @@
-"""Operating points: Pd against Fa over thresholds, and the threshold for a wanted Fa."""
+"""Operating points: the threshold for a wanted Fa, and Pd there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from irstd.errors import InputError
 from irstd.metrics.components import Components, components
-from irstd.metrics.matching import FrameMatch, match_frame
+from irstd.metrics.curve import ROUNDING, OperatingCurve, too_few_pixels
+from irstd.metrics.ignore import region_mask
+from irstd.metrics.matching import FrameMatch, match_frame, scored_targets
 from irstd.metrics.protocols import SegmentationProtocol, segmentation_protocol
-from irstd.metrics.segmentation import checked_pair
+from irstd.metrics.segmentation import checked_pair, checked_regions
 
-# Fa is a count over a count: the product with the count of pixels must come back to the integer that it was.
-_ROUNDING = 1e-6
-_NOTHING = FrameMatch(0, 0, 0, 0, 0)
+_NOTHING = FrameMatch(0, 0, 0, 0, 0, np.zeros(0, np.intp), np.zeros(0, bool))
 
 
 class OperatingPoint(NamedTuple):
@@ -24,116 +24,6 @@ class OperatingPoint(NamedTuple):
     threshold: float
     pd: float | None
     fa: float
-
-
-class OperatingCurve:
-    """Pd and Fa at many thresholds in one pass over the frames.
-
-    thresholds: increasing; default 0, .01, ..., 1. protocol, grid: as in `SegmentationMetrics`, whose Pd and Fa at each
-    threshold these are.
-    """
-
-    def __init__(
-        self,
-        thresholds: Iterable[float] | None = None,
-        protocol: str | SegmentationProtocol = "strict",
-        grid: int | None = None,
-        *,
-        any_range: bool = False,
-    ) -> None:
-        self.thresholds = np.array([i / 100 for i in range(101)] if thresholds is None else list(thresholds), float)
-        if not len(self.thresholds) or (np.diff(self.thresholds) <= 0).any():
-            raise InputError("thresholds must be given, and increase")
-        self.protocol = segmentation_protocol(protocol)
-        self.grid = grid
-        self.any_range = any_range
-        self.hits = np.zeros(len(self.thresholds), np.int64)
-        self.false_alarm_pixels = np.zeros(len(self.thresholds), np.int64)
-        self.targets = self.images = self.pixels = 0
-
-    def update(self, probability_HW: np.ndarray, mask_HW: np.ndarray) -> None:
-        """Add one labelled frame; arguments and errors as in `SegmentationMetrics.update`."""
-        probability_HW, mask_HW = checked_pair(probability_HW, mask_HW, self.grid, self.any_range)
-        if probability_HW.dtype.kind != "f":
-            probability_HW = probability_HW.astype(np.float64)
-        target = components(mask_HW)
-        # In the map's own precision, as comparison with a Python float is.
-        thresholds = self.thresholds.astype(probability_HW.dtype)
-        values = np.sort(probability_HW[probability_HW > thresholds[0]])
-        above = len(values) - np.searchsorted(values, thresholds, side="right")
-        match, before = _NOTHING, 0
-        for index in range(len(thresholds) - 1, -1, -1):
-            if above[index] != before:  # otherwise the same pixels as at the threshold above
-                match = match_frame(components(probability_HW > thresholds[index]), target, self.protocol)
-                before = above[index]
-            self.hits[index] += match.hits
-            self.false_alarm_pixels[index] += match.false_alarm_pixels
-        self.targets += len(target)
-        self.images += 1
-        self.pixels += mask_HW.size
-
-    def compute(self) -> dict[str, Any]:
-        """Lists `thresholds`, `pd` (None without any target) and `fa` (fraction), and the counts of what was seen."""
-        return {
-            "thresholds": self.thresholds.tolist(),
-            "pd": (self.hits / self.targets).tolist() if self.targets else None,
-            "fa": (self.false_alarm_pixels / self.pixels).tolist() if self.pixels else None,
-            "targets": self.targets,
-            "images": self.images,
-            "pixels": self.pixels,
-            "protocol": self.protocol.name,
-            "grid": self.grid,
-        }
-
-    def merge(self, other: OperatingCurve) -> OperatingCurve:
-        """Add the frames of another part, measured the same way; InputError otherwise. Returns self."""
-        if self._settings() != other._settings():
-            raise InputError("curves with other thresholds, protocol or grid cannot be merged")
-        self.hits += other.hits
-        self.false_alarm_pixels += other.false_alarm_pixels
-        self.targets += other.targets
-        self.images += other.images
-        self.pixels += other.pixels
-        return self
-
-    def state(self) -> dict[str, Any]:
-        """Everything accumulated, as JSON can hold it."""
-        counts = {"targets": self.targets, "images": self.images, "pixels": self.pixels}
-        lists = {"hits": self.hits.tolist(), "false_alarm_pixels": self.false_alarm_pixels.tolist()}
-        return {**self._settings(), "counts": counts | lists}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> OperatingCurve:
-        """The accumulator whose `state()` this is."""
-        settings = dict(state)
-        counts = settings.pop("counts")
-        out = cls(**settings)
-        out.hits += np.array(counts["hits"], np.int64)
-        out.false_alarm_pixels += np.array(counts["false_alarm_pixels"], np.int64)
-        out.targets, out.images, out.pixels = counts["targets"], counts["images"], counts["pixels"]
-        return out
-
-    def _settings(self) -> dict[str, Any]:
-        return {
-            "thresholds": self.thresholds.tolist(),
-            "protocol": self.protocol.name,
-            "grid": self.grid,
-            "any_range": self.any_range,
-        }
-
-
-def curve(
-    probabilities: Iterable[np.ndarray],
-    masks: Iterable[np.ndarray],
-    protocol: str | SegmentationProtocol = "strict",
-    thresholds: Iterable[float] | None = None,
-    grid: int | None = None,
-) -> OperatingCurve:
-    """The operating curve of frames that are at hand; arguments as in `OperatingCurve`."""
-    out = OperatingCurve(thresholds, protocol, grid)
-    for probability_HW, mask_HW in zip(probabilities, masks, strict=True):
-        out.update(probability_HW, mask_HW)
-    return out
 
 
 def threshold_for_fa(curve: OperatingCurve, fa: float) -> float:
@@ -145,9 +35,9 @@ def threshold_for_fa(curve: OperatingCurve, fa: float) -> float:
     """
     if not fa > 0:
         raise InputError(f"the wanted Fa is {fa}: it must be greater than 0")
-    if curve.pixels < 10 / fa:
-        raise InputError(f"too little to tell: Fa {fa:g} needs {10 / fa:.3g} pixels, and there are {curve.pixels}")
-    too_many = np.flatnonzero(curve.false_alarm_pixels > fa * curve.pixels + _ROUNDING)
+    if why := too_few_pixels(curve.pixels, fa):
+        raise InputError(why)
+    too_many = np.flatnonzero(curve.false_alarm_pixels > fa * curve.pixels + ROUNDING)
     first = int(too_many[-1]) + 1 if len(too_many) else 0
     if first == len(curve.thresholds):
         raise InputError(f"Fa exceeds {fa:g} at every threshold up to {curve.thresholds[-1]:g}: add higher ones")
@@ -159,41 +49,81 @@ def pd_at_fa(
     masks: Iterable[np.ndarray],
     fa: float,
     protocol: str | SegmentationProtocol = "strict",
+    ignores: Iterable[np.ndarray | None] | None = None,
 ) -> OperatingPoint:
     """The operating point of score maps of any range at the lowest threshold from which upwards Fa is never above `fa`.
 
-    scores: maps [H, W] of real numbers. masks: as in `SegmentationMetrics`. Both are gone through more than once, so each
-    is a list, or something else that begins anew at every `iter`. fa: fraction of pixels, at least 0. Exact: every
-    distinct score is tried, not a sample of them, so that two detectors can be put side by side at the same Fa. Unlike
-    `threshold_for_fa` it describes the frames given and promises nothing of others, so a small set is not refused.
+    scores: maps [H, W] of real numbers. masks, ignores (boxes of each frame): as in `SegmentationMetrics`. All are gone
+    through more than once, so each is a list, or something else that begins anew at every `iter`. fa: fraction of pixels,
+    at least 0. Exact: every distinct score is tried, not a sample of them, so that two detectors can be put side by side at
+    the same Fa. Unlike `lowest_threshold` it describes the frames given and promises nothing of others, so a small set is
+    not refused.
 
     No map is kept: only the targets and the highest pixels are, a few times as many as `fa` allows and 256 a frame.
     """
     if not fa >= 0:
         raise InputError(f"the wanted Fa is {fa}: it must be at least 0")
-    shapes = [np.shape(mask) for mask in masks]
+    regions, shapes = _places(masks, ignores)
     if not shapes:
         raise InputError("no score map was given")
     protocol = segmentation_protocol(protocol)
-    pixels = sum(int(np.prod(shape)) for shape in shapes)
-    budget = int(fa * pixels + _ROUNDING)
+    pixels, total = _scored_pixels(regions, shapes), sum(height * width for height, width in shapes)
+    budget = int(fa * pixels + ROUNDING)
 
     # Only the highest scores matter; how many is not known before, so the reach grows until Fa is exceeded or all
     # are in.
     reach = 4 * budget + 256 * len(shapes)
     while True:
-        tops = _Tops(scores, masks, min(reach, pixels))
+        tops = _Tops(scores, masks, regions, min(reach, total))
         point = tops.descend(budget, protocol)
-        if point is not None or tops.count == pixels:
+        if point is not None or tops.count == total:
             break
         reach *= 4
     if point is None:  # even all pixels together stay within the budget
         below = np.nextafter(tops.levels[-1], tops.levels.dtype.type(-np.inf))
-        matches = [match_frame(components(np.ones(t.shape, bool)), t, protocol) for t in tops.targets]
+        matches = [
+            match_frame(components(np.ones(target.shape, bool)), target, protocol, tops.ignored(frame))
+            for frame, target in enumerate(tops.targets)
+        ]
         point = float(below), sum(m.hits for m in matches), sum(m.false_alarm_pixels for m in matches)
     threshold, hits, false_pixels = point
-    count = sum(map(len, tops.targets))
+    count = sum(len(scored_targets(target, tops.ignored(i))) for i, target in enumerate(tops.targets))
     return OperatingPoint(threshold, hits / count if count else None, false_pixels / pixels)
+
+
+def lowest_threshold(
+    scores: Iterable[np.ndarray],
+    masks: Iterable[np.ndarray],
+    fa: float,
+    protocol: str | SegmentationProtocol = "strict",
+    ignores: Iterable[np.ndarray | None] | None = None,
+) -> OperatingPoint:
+    """The lowest threshold from which upwards Fa is never above `fa` on these frames, to be used on others.
+
+    As `pd_at_fa`, exact over every distinct score, but refused where it would say nothing of other frames: InputError where
+    fewer than 10 / fa pixels are scored.
+    """
+    if not fa > 0:
+        raise InputError(f"the wanted Fa is {fa}: it must be greater than 0")
+    if why := too_few_pixels(_scored_pixels(*_places(masks, ignores)), fa):
+        raise InputError(why)
+    return pd_at_fa(scores, masks, fa, protocol, ignores)
+
+
+def _places(
+    masks: Iterable[np.ndarray], ignores: Iterable[np.ndarray | None] | None
+) -> tuple[list[np.ndarray | None], list[tuple[int, ...]]]:
+    """Ignore regions and (H, W) of each frame."""
+    shapes = [np.shape(mask) for mask in masks]
+    return ([None] * len(shapes) if ignores is None else [checked_regions(boxes) for boxes in ignores]), shapes
+
+
+def _scored_pixels(regions: list[np.ndarray | None], shapes: list[tuple[int, ...]]) -> int:
+    found = 0
+    for boxes_K4, shape in zip(regions, shapes, strict=True):
+        ignored_HW = region_mask(boxes_K4, shape)
+        found += int(np.prod(shape)) - (0 if ignored_HW is None else int(np.count_nonzero(ignored_HW)))
+    return found
 
 
 class _Tops:
@@ -203,7 +133,14 @@ class _Tops:
     (a frame once a pixel); `count`: how many pixels there are.
     """
 
-    def __init__(self, scores: Iterable[np.ndarray], masks: Iterable[np.ndarray], reach: int) -> None:
+    def __init__(
+        self,
+        scores: Iterable[np.ndarray],
+        masks: Iterable[np.ndarray],
+        regions: list[np.ndarray | None],
+        reach: int,
+    ) -> None:
+        self.regions = regions
         self.targets: list[Components] = []
         self.places: list[np.ndarray] = []
         self.values: list[np.ndarray] = []
@@ -243,6 +180,10 @@ class _Tops:
         self.count = sum(map(len, self.values))
         return cut if ties else np.nextafter(cut, np.asarray(cut).dtype.type(np.inf))
 
+    def ignored(self, frame: int) -> np.ndarray | None:
+        """bool [H, W]: the pixels of a frame that do not count; None where all do."""
+        return region_mask(self.regions[frame], self.targets[frame].shape)
+
     def above(self, frame: int, level: float) -> np.ndarray:
         """bool [H, W]: the pixels of a frame that score at least `level`, one of `levels`."""
         mask_HW = np.zeros(self.targets[frame].shape, bool)
@@ -264,7 +205,8 @@ class _Tops:
             start = 0 if index == first else self.starts[index]
             before = hits, false_pixels
             for frame in np.unique(self.frames[start : self.starts[index + 1]]).tolist():
-                match = match_frame(components(self.above(frame, self.levels[index])), self.targets[frame], protocol)
+                blobs = components(self.above(frame, self.levels[index]))
+                match = match_frame(blobs, self.targets[frame], protocol, self.ignored(frame))
                 hits += match.hits - matches[frame].hits
                 false_pixels += match.false_alarm_pixels - matches[frame].false_alarm_pixels
                 matches[frame] = match

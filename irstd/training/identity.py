@@ -21,6 +21,7 @@ from irstd.training.start import start_hash
 # Relative to the package: what computes a result from shards. How the shards came about is in their digests.
 COMPUTES = (
     "data/augmentation.py",
+    "data/contrast.py",
     "data/gradient.py",
     "data/intensity.py",
     "data/loader.py",

@@ -94,9 +94,7 @@ def _frames_with(
 ) -> list[int]:
     """Frames of which `odd`(share of the frame [N], boxes [N, 4]) holds for a box."""
     pixels = sequence.height * sequence.width
-    return [
-        f.index for f in annotations.frames if len(f.boxes) and odd(_visible(f, sequence) / pixels, f.boxes).any()
-    ]
+    return [f.index for f in annotations.frames if len(f.boxes) and odd(_visible(f, sequence) / pixels, f.boxes).any()]
 
 
 def _visible(frame: FrameTargets, sequence: Sequence) -> np.ndarray:
@@ -140,11 +138,14 @@ def mask_mismatch(sequence: Sequence, annotations: Annotations) -> Iterator[Find
         mask_HW = rle.decode(frame.mask, sequence.height, sequence.width)
         centres_M2 = targets_of(mask_HW)[1] + 0.5
         inside_MN = (
-            (centres_M2[:, None] >= frame.boxes[:, :2]) & (centres_M2[:, None] <= frame.boxes[:, :2] + frame.boxes[:, 2:])
+            (centres_M2[:, None] >= frame.boxes[:, :2])
+            & (centres_M2[:, None] <= frame.boxes[:, :2] + frame.boxes[:, 2:])
         ).all(axis=2)
         if not inside_MN.any(axis=0).all() or not inside_MN.any(axis=1).all():
             found.append(frame.index)
-    yield from _first("mask-mismatch", sequence, found, "{frames} in which a box has no part of the mask, or a part no box")
+    yield from _first(
+        "mask-mismatch", sequence, found, "{frames} in which a box has no part of the mask, or a part no box"
+    )
 
 
 CHECKS: tuple[Check, ...] = (
