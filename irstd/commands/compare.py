@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from irstd.commands.show import result, say
+from irstd.comparison import published
+from irstd.comparison.rows import NUMBERS, Row, arranged, placed
+from irstd.comparison.typeset import FORMATS
 from irstd.errors import InputError, nearest
 from irstd.files import read_json, write_atomic, writing
-from irstd.metrics import comparison, published
-from irstd.metrics.comparison import NUMBERS, Row
-from irstd.metrics.typeset import FORMATS
 from irstd.workspace import Workspace
 
 PUBLISHED = Path("benchmarks/published")
@@ -31,8 +31,8 @@ def run(
     beside = published.read(table, workspace.root / PUBLISHED) if table is not None else []
     rows = []
     for label, found in zip(_labels(what), [evaluation(workspace, each, split) for each in what], strict=True):
-        rows += comparison.placed(rows_of(found, found.get("name") or label), beside)
-    tables = comparison.tables([*beside, *rows])
+        rows += placed(rows_of(found, found.get("name") or label), beside)
+    tables = arranged([*beside, *rows])
     write, _ = FORMATS[format or "markdown"]
     say(write(tables).rstrip("\n"))
     if out is not None:

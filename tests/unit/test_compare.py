@@ -13,9 +13,9 @@ import pytest
 
 from irstd.cli import run as irstd
 from irstd.commands import compare
+from irstd.comparison import published, typeset
+from irstd.comparison.rows import Row, arranged, placed
 from irstd.errors import InputError
-from irstd.metrics import comparison, published, typeset
-from irstd.metrics.comparison import Row
 from irstd.workspace import Workspace
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "published"
@@ -121,7 +121,7 @@ def test_an_unknown_table_has_a_nearest_name():
     "other", [{"protocol": "msda"}, {"grid": "512"}, {"selection": "field-best"}, {"split": "val"}], ids=str
 )
 def test_what_was_measured_otherwise_stands_apart(other):
-    first, second = comparison.tables([row("a"), row("b", **other)])
+    first, second = arranged([row("a"), row("b", **other)])
     assert [r.method for r in first.rows] == ["a"] and [r.method for r in second.rows] == ["b"]
     assert first.title != second.title and not any(first.best.values()) and not any(second.best.values())
 
@@ -133,7 +133,7 @@ def test_the_best_of_comparable_rows_is_marked():
         row("c", iou=0.8, fa=None),
         row("d", "msda", iou=0.9),
     ]
-    table, other = comparison.tables(rows)
+    table, other = arranged(rows)
     assert table.best == {"iou": {1, 2}, "fa": {1}}
     assert [r.method for r in other.rows] == ["d"]
     text = typeset.markdown([table])
@@ -143,13 +143,13 @@ def test_the_best_of_comparable_rows_is_marked():
 def test_a_baseline_is_never_the_best():
     rows = [row("a", iou=0.6), row("b", iou=0.7), row("top-hat", iou=0.9)]
     rows[2] = Row(**vars(rows[2]) | {"reference": True})
-    (table,) = comparison.tables(rows)
+    (table,) = arranged(rows)
     assert table.best["iou"] == {1} and any("baselines" in note for note in table.notes)
 
 
 def test_other_shards_share_no_table_without_a_line():
     rows = [row("a", shards="nuaa aaaa", iou=0.6), row("b", shards="nuaa bbbb", iou=0.7)]
-    (table,) = comparison.tables(rows)
+    (table,) = arranged(rows)
     assert not table.best
     (note,) = table.notes
     assert "a: nuaa aaaa" in note and "b: nuaa bbbb" in note and "do not rank" in note
@@ -157,23 +157,23 @@ def test_other_shards_share_no_table_without_a_line():
 
 
 def test_what_is_unstated_is_not_ranked():
-    (table,) = comparison.tables([row("a", selection="unstated", iou=0.6), row("b", selection="unstated", iou=0.7)])
+    (table,) = arranged([row("a", selection="unstated", iou=0.6), row("b", selection="unstated", iou=0.7)])
     assert not table.best and "unstated" in table.notes[0]
 
 
 def test_an_evaluation_stands_beside_a_list_that_has_its_counts():
     beside = published.read("nuaa-213-214", FOLDER)
     rows = compare.rows_of(measured(numbers(), numbers("basicirstd", iou=0.99)), "mine")
-    joined = comparison.placed(rows, beside)
+    joined = placed(rows, beside)
     assert {(r.set, r.split) for r in joined} == {("NUAA-SIRST", "213:214")}
-    tables = {t.title: t for t in comparison.tables([*beside, *joined])}
+    tables = {t.title: t for t in arranged([*beside, *joined])}
     (last,) = [t for title, t in tables.items() if "basicirstd" in title and "selection last" in title]
     assert [r.method for r in last.rows] == ["UIU-Net", "ISTDU-Net", "DNA-Net", "ACM", "mine"]
     assert last.best["iou"] == {4} and "214 images and 263 targets" in last.notes[0]
     (best,) = [t for title, t in tables.items() if "basicirstd" in title and "field-best" in title]
     assert "mine" not in [r.method for r in best.rows]
     # One target fewer is another list.
-    others = comparison.placed(compare.rows_of(measured(numbers(targets=262)), "mine"), beside)
+    others = placed(compare.rows_of(measured(numbers(targets=262)), "mine"), beside)
     assert {(r.set, r.split) for r in others} == {("nuaa", "test")}
 
 
@@ -182,7 +182,7 @@ def test_an_evaluation_stands_beside_a_list_that_has_its_counts():
 
 def test_intervals_are_shown():
     one = Row(**vars(row("a", iou=0.5)) | {"intervals": {"iou": (0.4, 0.625)}})
-    (table,) = comparison.tables([one])
+    (table,) = arranged([one])
     assert "0.5000 [0.4000, 0.6250]" in typeset.markdown([table])
     (line,) = csv.DictReader(io.StringIO(typeset.as_csv([table])))
     assert (line["iou"], line["iou_low"], line["iou_high"], line["fa"]) == ("0.5", "0.4", "0.625", "1e-05")
@@ -190,14 +190,14 @@ def test_intervals_are_shown():
 
 def test_csv_brings_back_every_number_with_what_it_depends_on():
     rows = [row("a", iou=1 / 3), row("b, c", "msda", "512", "val-best", iou=None)]
-    lines = list(csv.DictReader(io.StringIO(typeset.as_csv(comparison.tables(rows)))))
+    lines = list(csv.DictReader(io.StringIO(typeset.as_csv(arranged(rows)))))
     assert float(lines[0]["iou"]) == 1 / 3 and lines[1]["iou"] == "" and lines[1]["method"] == "b, c"
     about = [(line["protocol"], line["grid"], line["selection"], line["shards"]) for line in lines]
     assert about == [("strict", "native", "last", "nuaa aaaa"), ("msda", "512", "val-best", "nuaa aaaa")]
 
 
 def test_what_latex_and_markdown_reserve_is_escaped():
-    (table,) = comparison.tables([row(r"a_b & 50% #1 {x} \y | z")])
+    (table,) = arranged([row(r"a_b & 50% #1 {x} \y | z")])
     assert r"a\_b \& 50\% \#1 \{x\} \textbackslash{}y | z" in typeset.latex([table])
     assert r"\y \| z" in typeset.markdown([table])
 

@@ -6,8 +6,8 @@ import csv
 import math
 from pathlib import Path
 
+from irstd.comparison.rows import UNSTATED, Row
 from irstd.errors import InputError, nearest
-from irstd.metrics.comparison import UNSTATED, Row
 from irstd.metrics.protocols import DETECTION, SEGMENTATION
 
 SEGMENTATION_NUMBERS = ("iou", "niou", "pd", "fa")

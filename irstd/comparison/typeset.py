@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Iterable
 
-from irstd.metrics.comparison import NUMBERS, Row, Table
+from irstd.comparison.rows import NUMBERS, Row, Table
 
 _SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textless{}", ">": r"\textgreater{}",

@@ -82,7 +82,7 @@ def placed(rows: Iterable[Row], published: Iterable[Row]) -> list[Row]:
     return [replace(row, set=found[0], split=found[1]) for row in rows] if found else rows
 
 
-def tables(rows: Iterable[Row]) -> list[Table]:
+def arranged(rows: Iterable[Row]) -> list[Table]:
     """The rows by what they were measured as: tables of one set and split follow each other."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
