@@ -15,9 +15,10 @@ import numpy as np
 from irstd.config import ShardConfig, SplitConfig
 from irstd.data import rle, shards, splits
 from irstd.data.annotations import Annotations, FrameTargets
+from irstd.data.contrast import ring_of
 from irstd.data.derive import targets_of
 from irstd.data.ingest import ingest
-from irstd.data.synthetic_targets import GAP, amplitude_for, point_spread, ring_of
+from irstd.data.synthetic_targets import GAP, amplitude_for, point_spread
 from irstd.files import write_json
 
 MARGIN = 3  # px from the frame's border to a target's centre

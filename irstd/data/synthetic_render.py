@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from irstd.data import synthetic_camera, synthetic_scene, synthetic_targets
+from irstd.data import contrast, synthetic_camera, synthetic_scene, synthetic_targets
 from irstd.errors import InputError, nearest
 
 # One stream of random numbers for each part, so that a scene stays the same when its targets are changed.
@@ -117,8 +117,7 @@ def render(spec: SceneSpec) -> Scene:
             masks_THW[t] |= mask_HW
     for target in shown:
         rings = [
-            synthetic_targets.ring_of(mask_HW, masks_THW[t])
-            for t, mask_HW in zip(target.frames, target.masks, strict=True)
+            contrast.ring_of(mask_HW, masks_THW[t]) for t, mask_HW in zip(target.frames, target.masks, strict=True)
         ]
         backgrounds = [counts_THW[t] for t in target.frames]
         amplitude = synthetic_targets.amplitude_for(spec.scr, backgrounds, target.spreads, target.masks, rings)
@@ -129,10 +128,9 @@ def render(spec: SceneSpec) -> Scene:
     boxes, points, scr = [], [], []
     for t in range(spec.frames):
         here = [(target, target.frames.index(t)) for target in shown if t in target.frames]
-        boxes.append(np.array([synthetic_targets.box_of(target.masks[i]) for target, i in here]).reshape(-1, 4))
+        boxes.append(np.array([contrast.box_of(target.masks[i]) for target, i in here]).reshape(-1, 4))
         points.append(np.array([target.points[i] for target, i in here]).reshape(-1, 2))
-        measure = synthetic_targets.signal_to_clutter
-        scr.append(np.array([measure(frames_THW[t], target.masks[i], masks_THW[t]) for target, i in here]))
+        scr.append(np.array([contrast.scr(frames_THW[t], target.masks[i], masks_THW[t]) for target, i in here]))
     return Scene(frames_THW, masks_THW, boxes, points, scr)
 
 

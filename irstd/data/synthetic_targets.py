@@ -8,7 +8,6 @@ import numpy as np
 
 from irstd.errors import InputError
 
-RING = 20  # px of background around a target, as the definition of the SCR says
 GAP = 12  # px that two targets keep between them, so that no two masks ever join
 REACH = 6  # px around the centre on which a point spread is drawn; it has vanished there for the sizes in use
 
@@ -113,38 +112,6 @@ def point_spread(x: float, y: float, sigma: float, height: int, width: int) -> t
     spread_HW = np.outer(along(y, height), along(x, width))
     spread_HW /= spread_HW.max()
     return spread_HW, spread_HW >= 0.5
-
-
-def box_of(mask_HW: np.ndarray) -> list[float]:
-    """Tight edges of a mask that is not empty: [x, y, w, h] in pixels, w = x2 - x1."""
-    rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
-    x, y = columns[0], rows[0]
-    return [float(x), float(y), float(columns[-1] + 1 - x), float(rows[-1] + 1 - y)]
-
-
-def ring_of(mask_HW: np.ndarray, targets_HW: np.ndarray) -> np.ndarray:
-    """bool [H, W]: the box of a target grown by 20 px on each side, without the pixels of any target."""
-    x, y, w, h = (int(edge) for edge in box_of(mask_HW))
-    ring_HW = np.zeros(mask_HW.shape, dtype=bool)
-    ring_HW[max(y - RING, 0) : y + h + RING, max(x - RING, 0) : x + w + RING] = True
-    return ring_HW & ~targets_HW.astype(bool)
-
-
-def signal_to_clutter(frame_HW: np.ndarray, mask_HW: np.ndarray, targets_HW: np.ndarray | None = None) -> float:
-    """SCR of one target: |mean of the target - mean of the background| / deviation of the background.
-
-    Args:
-        frame_HW: counts, any real dtype.
-        mask_HW: pixels of this target; not empty.
-        targets_HW: pixels of all targets, which the background leaves out; this target's alone when not given.
-
-    Returns:
-        The SCR; inf before a background without any deviation.
-    """
-    frame_HW = frame_HW.astype(np.float64)
-    background = frame_HW[ring_of(mask_HW, mask_HW if targets_HW is None else targets_HW)]
-    contrast, deviation = abs(frame_HW[mask_HW.astype(bool)].mean() - background.mean()), background.std()
-    return float(contrast / deviation) if deviation > 0 else math.inf
 
 
 def amplitude_for(

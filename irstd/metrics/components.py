@@ -57,6 +57,17 @@ class Components:
             out[y1 - top : y2 - top, x1 - left : x2 - left] = window == band.ids[index - band.first]
         return out
 
+    def areas_in(self, region_HW: np.ndarray) -> np.ndarray:
+        """int64 [N]: how many pixels of each component lie in a region, a bool mask of the same shape."""
+        found = np.zeros(len(self), np.int64)
+        for band in self.bands:
+            height, width = band.labels.shape
+            inside = band.labels[region_HW[band.top : band.top + height, band.left : band.left + width]]
+            ids = np.asarray(band.ids)
+            counts = np.bincount(inside, minlength=int(ids.max()) + 1)
+            found[band.first : band.first + len(ids)] = counts[ids]
+        return found
+
 
 def components(mask_HW: np.ndarray) -> Components:
     """Label a bool mask [H, W]: as `skimage.measure.label(mask, connectivity=2)` and `regionprops`, order included."""

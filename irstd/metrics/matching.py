@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from irstd.metrics.components import Components
+from irstd.metrics.ignore import SHARE
 from irstd.metrics.protocols import SegmentationProtocol
 
 HIT_DISTANCE = 3.0
@@ -24,29 +25,53 @@ _DISC = (_offsets[:, None] ** 2 + _offsets**2 <= _SURPLUS_RADIUS**2).astype(np.u
 
 @dataclass(frozen=True)
 class FrameMatch:
-    """What one frame adds: counts of targets and blobs, and pixels."""
+    """What one frame adds: counts of targets and blobs, and pixels.
+
+    scored_M: int, indices of the target components that are scored (all without an ignore region). hit_M: bool, which of
+    them were hit.
+    """
 
     targets: int
     hits: int
     false_alarms: int
     false_alarm_pixels: int
     surplus_pixels: int
+    scored_M: np.ndarray
+    hit_M: np.ndarray
 
 
-def match_frame(predicted: Components, target: Components, protocol: SegmentationProtocol) -> FrameMatch:
-    """Match the blobs of one frame to its targets and count, by the rules of the protocol."""
+def match_frame(
+    predicted: Components,
+    target: Components,
+    protocol: SegmentationProtocol,
+    ignored_HW: np.ndarray | None = None,
+) -> FrameMatch:
+    """Match the blobs of one frame to its targets and count, by the rules of the protocol.
+
+    ignored_HW: bool, pixels that do not count (see `irstd.metrics.ignore`). A target that has at least half of its pixels
+    there is left out before the matching, a blob after it, where it answered no target.
+    """
     match = greedy_match if protocol.matching == "greedy" else optimal_match
-    targets_K, blobs_K = match(target.centroids_N2, predicted.centroids_N2)
+    scored_M, counted_N = np.arange(len(target)), predicted.areas_N
+    if ignored_HW is not None:
+        scored_M = np.flatnonzero(target.areas_in(ignored_HW) < SHARE * target.areas_N)
+        counted_N = predicted.areas_N - predicted.areas_in(ignored_HW)
+    targets_K, blobs_K = match(target.centroids_N2[scored_M], predicted.centroids_N2)
     free_N = np.ones(len(predicted), bool)
+    if ignored_HW is not None:
+        free_N = counted_N > (1 - SHARE) * predicted.areas_N
     free_N[blobs_K] = False
     false_alarms = int(np.count_nonzero(free_N))
     if protocol.false_alarm == "membership":
         free_N &= ~np.isin(predicted.areas_N, predicted.areas_N[blobs_K])
     surplus = 0
     if protocol.surplus:
-        pairs = zip(targets_K.tolist(), blobs_K.tolist(), strict=True)
-        surplus = sum(_surplus(predicted, blob, target, index) for index, blob in pairs)
-    return FrameMatch(len(target), len(blobs_K), false_alarms, int(predicted.areas_N[free_N].sum()), surplus)
+        pairs = zip(scored_M[targets_K].tolist(), blobs_K.tolist(), strict=True)
+        surplus = sum(_surplus(predicted, blob, target, index, ignored_HW) for index, blob in pairs)
+    hit_M = np.zeros(len(scored_M), bool)
+    hit_M[targets_K] = True
+    pixels = int(counted_N[free_N].sum())
+    return FrameMatch(len(scored_M), len(blobs_K), false_alarms, pixels, surplus, scored_M, hit_M)
 
 
 def greedy_match(targets_M2: np.ndarray, blobs_N2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -97,12 +122,16 @@ def _near_pairs(targets_M2: np.ndarray, blobs_N2: np.ndarray) -> tuple[np.ndarra
     return targets, blobs, distance_MN[targets, blobs]
 
 
-def _surplus(predicted: Components, blob: int, target: Components, index: int) -> int:
-    """Pixels of a blob farther than 3 px from every pixel of its target."""
+def _surplus(predicted: Components, blob: int, target: Components, index: int, ignored_HW: np.ndarray | None) -> int:
+    """Pixels of a blob farther than 3 px from every pixel of its target, and not ignored."""
     height, width = target.shape
     x, y, w, h = target.boxes_N4[index].tolist()
     top, left = max(y - _SURPLUS_RADIUS, 0), max(x - _SURPLUS_RADIUS, 0)
     bottom, right = min(y + h + _SURPLUS_RADIUS, height), min(x + w + _SURPLUS_RADIUS, width)
     near = cv2.dilate(target.crop(index, top, left, bottom, right).view(np.uint8), _DISC).view(bool)
-    inside = np.count_nonzero(predicted.crop(blob, top, left, bottom, right) & near)
-    return int(predicted.areas_N[blob]) - int(inside)
+    if ignored_HW is None:
+        inside = np.count_nonzero(predicted.crop(blob, top, left, bottom, right) & near)
+        return int(predicted.areas_N[blob]) - int(inside)
+    far_HW = predicted.crop(blob, 0, 0, height, width) & ~ignored_HW
+    far_HW[top:bottom, left:right] &= ~near
+    return int(np.count_nonzero(far_HW))

@@ -1,21 +1,20 @@
-"""Operating points: Pd against Fa over thresholds, and the threshold for a wanted Fa."""
+"""Operating points: the threshold for a wanted Fa, and Pd there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from irstd.errors import InputError
 from irstd.metrics.components import Components, components
+from irstd.metrics.curve import ROUNDING, OperatingCurve, too_few_pixels
 from irstd.metrics.matching import FrameMatch, match_frame
 from irstd.metrics.protocols import SegmentationProtocol, segmentation_protocol
 from irstd.metrics.segmentation import checked_pair
 
-# Fa is a count over a count: the product with the count of pixels must come back to the integer that it was.
-_ROUNDING = 1e-6
-_NOTHING = FrameMatch(0, 0, 0, 0, 0)
+_NOTHING = FrameMatch(0, 0, 0, 0, 0, np.zeros(0, np.intp), np.zeros(0, bool))
 
 
 class OperatingPoint(NamedTuple):
@@ -24,116 +23,6 @@ class OperatingPoint(NamedTuple):
     threshold: float
     pd: float | None
     fa: float
-
-
-class OperatingCurve:
-    """Pd and Fa at many thresholds in one pass over the frames.
-
-    thresholds: increasing; default 0, .01, ..., 1. protocol, grid: as in `SegmentationMetrics`, whose Pd and Fa at each
-    threshold these are.
-    """
-
-    def __init__(
-        self,
-        thresholds: Iterable[float] | None = None,
-        protocol: str | SegmentationProtocol = "strict",
-        grid: int | None = None,
-        *,
-        any_range: bool = False,
-    ) -> None:
-        self.thresholds = np.array([i / 100 for i in range(101)] if thresholds is None else list(thresholds), float)
-        if not len(self.thresholds) or (np.diff(self.thresholds) <= 0).any():
-            raise InputError("thresholds must be given, and increase")
-        self.protocol = segmentation_protocol(protocol)
-        self.grid = grid
-        self.any_range = any_range
-        self.hits = np.zeros(len(self.thresholds), np.int64)
-        self.false_alarm_pixels = np.zeros(len(self.thresholds), np.int64)
-        self.targets = self.images = self.pixels = 0
-
-    def update(self, probability_HW: np.ndarray, mask_HW: np.ndarray) -> None:
-        """Add one labelled frame; arguments and errors as in `SegmentationMetrics.update`."""
-        probability_HW, mask_HW = checked_pair(probability_HW, mask_HW, self.grid, self.any_range)
-        if probability_HW.dtype.kind != "f":
-            probability_HW = probability_HW.astype(np.float64)
-        target = components(mask_HW)
-        # In the map's own precision, as comparison with a Python float is.
-        thresholds = self.thresholds.astype(probability_HW.dtype)
-        values = np.sort(probability_HW[probability_HW > thresholds[0]])
-        above = len(values) - np.searchsorted(values, thresholds, side="right")
-        match, before = _NOTHING, 0
-        for index in range(len(thresholds) - 1, -1, -1):
-            if above[index] != before:  # otherwise the same pixels as at the threshold above
-                match = match_frame(components(probability_HW > thresholds[index]), target, self.protocol)
-                before = above[index]
-            self.hits[index] += match.hits
-            self.false_alarm_pixels[index] += match.false_alarm_pixels
-        self.targets += len(target)
-        self.images += 1
-        self.pixels += mask_HW.size
-
-    def compute(self) -> dict[str, Any]:
-        """Lists `thresholds`, `pd` (None without any target) and `fa` (fraction), and the counts of what was seen."""
-        return {
-            "thresholds": self.thresholds.tolist(),
-            "pd": (self.hits / self.targets).tolist() if self.targets else None,
-            "fa": (self.false_alarm_pixels / self.pixels).tolist() if self.pixels else None,
-            "targets": self.targets,
-            "images": self.images,
-            "pixels": self.pixels,
-            "protocol": self.protocol.name,
-            "grid": self.grid,
-        }
-
-    def merge(self, other: OperatingCurve) -> OperatingCurve:
-        """Add the frames of another part, measured the same way; InputError otherwise. Returns self."""
-        if self._settings() != other._settings():
-            raise InputError("curves with other thresholds, protocol or grid cannot be merged")
-        self.hits += other.hits
-        self.false_alarm_pixels += other.false_alarm_pixels
-        self.targets += other.targets
-        self.images += other.images
-        self.pixels += other.pixels
-        return self
-
-    def state(self) -> dict[str, Any]:
-        """Everything accumulated, as JSON can hold it."""
-        counts = {"targets": self.targets, "images": self.images, "pixels": self.pixels}
-        lists = {"hits": self.hits.tolist(), "false_alarm_pixels": self.false_alarm_pixels.tolist()}
-        return {**self._settings(), "counts": counts | lists}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> OperatingCurve:
-        """The accumulator whose `state()` this is."""
-        settings = dict(state)
-        counts = settings.pop("counts")
-        out = cls(**settings)
-        out.hits += np.array(counts["hits"], np.int64)
-        out.false_alarm_pixels += np.array(counts["false_alarm_pixels"], np.int64)
-        out.targets, out.images, out.pixels = counts["targets"], counts["images"], counts["pixels"]
-        return out
-
-    def _settings(self) -> dict[str, Any]:
-        return {
-            "thresholds": self.thresholds.tolist(),
-            "protocol": self.protocol.name,
-            "grid": self.grid,
-            "any_range": self.any_range,
-        }
-
-
-def curve(
-    probabilities: Iterable[np.ndarray],
-    masks: Iterable[np.ndarray],
-    protocol: str | SegmentationProtocol = "strict",
-    thresholds: Iterable[float] | None = None,
-    grid: int | None = None,
-) -> OperatingCurve:
-    """The operating curve of frames that are at hand; arguments as in `OperatingCurve`."""
-    out = OperatingCurve(thresholds, protocol, grid)
-    for probability_HW, mask_HW in zip(probabilities, masks, strict=True):
-        out.update(probability_HW, mask_HW)
-    return out
 
 
 def threshold_for_fa(curve: OperatingCurve, fa: float) -> float:
@@ -145,9 +34,9 @@ def threshold_for_fa(curve: OperatingCurve, fa: float) -> float:
     """
     if not fa > 0:
         raise InputError(f"the wanted Fa is {fa}: it must be greater than 0")
-    if curve.pixels < 10 / fa:
-        raise InputError(f"too little to tell: Fa {fa:g} needs {10 / fa:.3g} pixels, and there are {curve.pixels}")
-    too_many = np.flatnonzero(curve.false_alarm_pixels > fa * curve.pixels + _ROUNDING)
+    if why := too_few_pixels(curve.pixels, fa):
+        raise InputError(why)
+    too_many = np.flatnonzero(curve.false_alarm_pixels > fa * curve.pixels + ROUNDING)
     first = int(too_many[-1]) + 1 if len(too_many) else 0
     if first == len(curve.thresholds):
         raise InputError(f"Fa exceeds {fa:g} at every threshold up to {curve.thresholds[-1]:g}: add higher ones")
@@ -176,7 +65,7 @@ def pd_at_fa(
         raise InputError("no score map was given")
     protocol = segmentation_protocol(protocol)
     pixels = sum(int(np.prod(shape)) for shape in shapes)
-    budget = int(fa * pixels + _ROUNDING)
+    budget = int(fa * pixels + ROUNDING)
 
     # Only the highest scores matter; how many is not known before, so the reach grows until Fa is exceeded or all
     # are in.

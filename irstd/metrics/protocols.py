@@ -58,6 +58,11 @@ class DetectionProtocol:
     max_detections: int
     source: str
 
+    @property
+    def average(self) -> str:
+        """What its average precision is called: the 50 is that of IoU .5."""
+        return "ap" if self.hit == "centroid" else "ap50"
+
 
 SEGMENTATION = {
     protocol.name: protocol

@@ -15,10 +15,10 @@ from benchmarks.painting import build_shards, paint, write_recording
 from benchmarks.trials import Trial, false_pixels, loader, run_all, table
 from irstd import config as configuration
 from irstd.config import GradientConfig, ShardConfig
+from irstd.data import contrast
 from irstd.data.gradient import gradient_magnitude
 from irstd.data.loader import ClipLoader
 from irstd.data.manifest import read_all
-from irstd.data.synthetic_targets import signal_to_clutter
 from irstd.errors import InputError
 from irstd.metrics.components import components
 
@@ -38,7 +38,7 @@ def test_a_painted_target_has_the_scr_that_was_asked_for(scr):
         frame_HW = background(seed)
         painted_HW, mask_HW = paint(frame_HW, 1, (scr, scr), (0.8, 1.2), np.random.default_rng(seed))
         assert painted_HW.dtype == np.uint16 and mask_HW.dtype == np.uint8 and len(components(mask_HW == 1)) == 1
-        found.append(signal_to_clutter(painted_HW, mask_HW))
+        found.append(contrast.scr(painted_HW, mask_HW))
         far_HW = np.ones_like(mask_HW, bool)
         ys, xs = np.nonzero(mask_HW)
         far_HW[max(0, ys.min() - 8) : ys.max() + 9, max(0, xs.min() - 8) : xs.max() + 9] = False
@@ -99,7 +99,7 @@ def test_recordings_reach_the_shards_as_they_were_painted(painted, shards):
     assert len(batches) == len(labels) == 6
     for batch, label in zip(batches, labels, strict=True):
         assert batch["frames"].dtype == np.uint16 and batch["boxes"][0].tolist() == label["boxes"]
-        assert signal_to_clutter(batch["frames"][0, 0], batch["masks"][0]) > 3
+        assert contrast.scr(batch["frames"][0, 0], batch["masks"][0]) > 3
 
 
 def test_a_stated_scale_reaches_image_and_gradient(shards):

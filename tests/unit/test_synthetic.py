@@ -9,8 +9,9 @@ import pytest
 
 from irstd.data import rle, synthetic
 from irstd.data.annotations import Annotations
+from irstd.data.contrast import scr
 from irstd.data.synthetic import SceneSpec, render, sample_specs
-from irstd.data.synthetic_targets import point_spread, signal_to_clutter
+from irstd.data.synthetic_targets import point_spread
 from irstd.errors import InputError
 
 SAMPLE = sample_specs()
@@ -77,8 +78,24 @@ def test_scr_by_its_definition():
     frame_HW[mask_HW == 1] = 110
     frame_HW[other_HW == 1] = 4000
     frame_HW[:20] = frame_HW[62:] = 9000  # rows outside the ring of 20 px
-    assert signal_to_clutter(frame_HW, mask_HW, mask_HW | other_HW) == pytest.approx(5.0)
-    assert signal_to_clutter(frame_HW, mask_HW) < 1
+    assert scr(frame_HW, mask_HW, mask_HW | other_HW) == pytest.approx(5.0)
+    assert scr(frame_HW, mask_HW) < 1
+
+
+def test_scr_of_boxes_at_borders_and_of_flat_frames():
+    frame_HW = np.full((50, 60), 7, np.uint16)
+    assert scr(frame_HW, np.array([5, 5, 3, 3])) == 0  # flat: nothing stands out
+    frame_HW[5:8, 5:8] = 9
+    assert scr(frame_HW, np.array([5, 5, 3, 3])) == np.inf
+    # Half of the ring 3, half 7: mean 5, deviation 2, and the box of 9 is 2 deviations away.
+    frame_HW[:] = np.where(np.arange(60) % 2, 3, 7)
+    frame_HW[0, 0:2] = 9
+    frame_HW[3, 2:4] = 60000
+    assert scr(frame_HW, np.array([-0.4, 0, 2.4, 1]), np.array([[0, 0, 2, 1], [2, 3, 2, 1]])) == pytest.approx(2)
+    # Of a box smaller than a pixel the pixel that holds its centre; what lies outside the frame cannot be measured.
+    whole = [scr(frame_HW, np.array(box)) for box in ([0, 0, 1, 1], [0.1, 0.1, 0.2, 0.2], [1, 0, 1, 1])]
+    assert whole[0] == whole[1] != whole[2]
+    assert np.isnan(scr(frame_HW, np.array([100, 5, 3, 3]))) and np.isnan(scr(frame_HW, np.zeros((50, 60), bool)))
 
 
 def test_boxes_are_tight_and_make_up_the_mask(scenes):
