@@ -189,9 +189,15 @@ def evaluate(
     split: Annotated[str, typer.Option("--split")] = "test",
     shards: Shards = None,
     out: Annotated[Path | None, typer.Option("--out", help="also write the numbers to this JSON file")] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="folder for curves and rows; default: below .irstd/evaluations")
+    ] = None,
+    fa: Annotated[
+        float | None, typer.Option("--fa", help="also the lowest threshold that keeps to this Fa on val")
+    ] = None,
 ) -> None:
     """Score a model on a split, a classical baseline at the same false-alarm rate beside it."""
-    _call("evaluate", uri=model, overrides=overrides or [], split=split, shards=shards, out=out)
+    _call("evaluate", uri=model, overrides=overrides or [], split=split, shards=shards, out=out, report=report, fa=fa)
 
 
 @app.command()

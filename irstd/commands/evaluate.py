@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from irstd import config as configuration
-from irstd.commands.show import boxes_scored, result, say, scored, table
+from irstd.commands.show import boxes_scored, number, result, say, scored, table
 from irstd.data.loader import ClipLoader
 from irstd.data.manifest import read_all
 from irstd.errors import InputError
@@ -17,18 +17,35 @@ from irstd.files import canonical_json, sha256_text, write_json
 from irstd.inference.package import Package
 from irstd.workspace import Workspace
 
-# Each protocol on the grid that its tables use.
-PROTOCOLS: tuple[tuple[str, int | None], ...] = (("strict", None), ("basicirstd", None), ("dnanet", 256), ("msda", 512))
+if TYPE_CHECKING:
+    from irstd.metrics import Report
+    from irstd.models.contract import Model
+
 # Pixels of false alarms up to which the baselines are put beside the model: 1 in 3000 of ten thousand 512 x 640 frames. To
 # be compared, they need about as many pixels in memory.
 COMPARABLE = 2**20
 
 
-def run(workspace: Workspace, uri: str, overrides: list[str], split: str, shards: str | None, out: Path | None) -> None:
+def run(
+    workspace: Workspace,
+    uri: str,
+    overrides: list[str],
+    split: str,
+    shards: str | None,
+    out: Path | None,
+    report: Path | None = None,
+    fa: float | None = None,
+) -> None:
     from irstd.registry import models, tracking
 
     if out is not None and out.is_dir():
         raise InputError(f"--out {out}: is a folder; name a file")
+    if report is not None and report.exists() and not report.is_dir():
+        raise InputError(f"--report {report}: is a file; name a folder")
+    if fa is not None and split != "val":
+        raise InputError(f"--fa {fa:g}: a threshold is chosen on val, {split} does not choose one (--split val)")
+    if fa is not None and not 0 < fa < 1:
+        raise InputError(f"--fa {fa:g}: a fraction of pixels between 0 and 1, such as 1e-5")
     with tracking.answering(workspace):
         package = models.package(workspace, uri)
     changed = configuration.parse_overrides(overrides)
@@ -39,28 +56,36 @@ def run(workspace: Workspace, uri: str, overrides: list[str], split: str, shards
     sets = changed.get("data.sets")
     if not sets:  # the model's own; of other shards all, since they need not know those
         sets = sorted(package.content["lineage"]["sets"]) if shards is None else [m.set for m in read_all(place)]
-    found = score(package, place, split, sets)
+    gathered, found = measured(package, place, split, sets, fa)
     show(found)
     if out is not None:
         write_json(out, found)
-    log(workspace, package.content["lineage"], found)
+    lineage = package.content["lineage"]
+    folder = report or workspace.home / "evaluations" / f"{lineage['run']}-{label_of(lineage, found)}"
+    files = gathered.write(folder, found)
+    say(f"curves, and rows of every frame and sequence: {workspace.relative(folder)}")
+    log(workspace, lineage, found, files)
     row = found["protocols"][0]
-    result(
-        model=uri, split=split, **{k: row[k] for k in ("iou", "pd", "fa", "ap50", "precision", "recall") if k in row}
-    )
+    numbers = {k: row[k] for k in ("iou", "pd", "fa", "ap50", "precision", "recall") if k in row}
+    about = {k: found[k] for k in ("threshold", "digests", "chosen")}
+    result(model=uri, split=split, **numbers, protocol=row["protocol"], grid=row["grid"], **about, report=str(folder))
 
 
-def log(workspace: Workspace, lineage: dict[str, Any], found: dict[str, Any]) -> None:
-    """Write the numbers to the model's run, where this store has it: a package may come from elsewhere.
+def label_of(lineage: dict[str, Any], found: dict[str, Any]) -> str:
+    """The split; with their digests' hash where the numbers are of other shards than the model was trained on, so that they
+    stand beside the model's own."""
+    if found["digests"] == lineage["sets"]:
+        return found["split"]
+    return f"{found['split']}-{sha256_text(canonical_json(found['digests']))[:12]}"
 
-    Those of other shards than the model was trained on bear their digests' hash, and stand beside the model's own.
-    """
+
+def log(workspace: Workspace, lineage: dict[str, Any], found: dict[str, Any], files: Sequence[Path] = ()) -> None:
+    """Write the numbers to the model's run, and the files beside them, where this store has it: a package may come from
+    elsewhere."""
     from irstd.registry import tracking
     from irstd.training.evaluation import REPORTED
 
-    run_id, label = lineage.get("mlflow_run"), found["split"]
-    if found["digests"] != lineage["sets"]:
-        label += f"-{sha256_text(canonical_json(found['digests']))[:12]}"
+    run_id, label = lineage.get("mlflow_run"), label_of(lineage, found)
     with tracking.answering(workspace):
         if not run_id or not tracking.known(workspace, run_id):
             say(f"the model's run is not in MLflow at {workspace.mlflow_uri}; its numbers are not logged there")
@@ -73,6 +98,7 @@ def log(workspace: Workspace, lineage: dict[str, Any], found: dict[str, Any]) ->
         }
         tracking.log_values(tracking.client(workspace), run_id, values)
         tracking.log_text(workspace, run_id, configuration_json(found), f"evaluation-{label}.json")
+        tracking.log_files(workspace, run_id, files, f"evaluation-{label}")
 
 
 def configuration_json(value: Any) -> str:
@@ -82,16 +108,20 @@ def configuration_json(value: Any) -> str:
 
 
 def score(package: Package, shards: str | Path, split: str, sets: list[str]) -> dict[str, Any]:
-    """Numbers of the package's model on `split` of `sets`, and of the classical baselines at the model's Fa.
+    """The numbers of `measured`."""
+    return measured(package, shards, split, sets)[1]
 
-    Returns {"split", "digests", "chosen", "threshold", "frames", "protocols": [...], "baselines": [...]}. The frames are
-    read again for each pass over them, so memory does not grow with their number. No baselines where the model marks too
-    many pixels for a comparison to say anything.
+
+def measured(
+    package: Package, shards: str | Path, split: str, sets: list[str], fa: float | None = None
+) -> tuple[Report, dict[str, Any]]:
+    """The report of the package's model on `split` of `sets`, and its numbers with those of the classical baselines.
+
+    The numbers are what the report computes, with {"split", "digests", "chosen", "run", "baselines": [...]}, and with a wanted
+    `fa` also {"wanted_fa": {"wanted", "threshold", "pd", "fa"}}. The frames are read again for each pass over them, so memory
+    does not grow with their size. No baselines beside boxes, and where the model marks too many pixels for a comparison to
+    say anything.
     """
-    from irstd.metrics import SegmentationMetrics
-    from irstd.metrics.operating import pd_at_fa
-    from irstd.models.classical import CLASSICAL
-    from irstd.training.evaluation import reported
     from irstd.training.loop import loader_for
 
     config = package.config.model_copy(update={"data": package.config.data.model_copy(update={"sets": sets})})
@@ -101,6 +131,8 @@ def score(package: Package, shards: str | Path, split: str, sets: list[str]) -> 
         raise InputError(
             f"no labelled key frame in the split {split!r} of {', '.join(sets)}; there are: {', '.join(have) or 'none'} (--split)"
         )
+    if fa is not None and config.model.task == "detection":
+        raise InputError("--fa: Fa counts pixels of masks, and this model gives boxes; see recall_at in the report")
 
     def fresh() -> ClipLoader:
         """A loader at its beginning: passes go on side by side, and a loader that was gone through stands elsewhere."""
@@ -108,40 +140,76 @@ def score(package: Package, shards: str | Path, split: str, sets: list[str]) -> 
         return loader_for(config, shards, split, manifests, batch_size=1, dataset=dataset)
 
     loader = fresh()
-    if config.model.task == "detection":
-        return score_boxes(package, loader, split)
-    if not loader.masks:
+    if config.model.task == "segmentation" and not loader.masks:
         raise InputError(f"the split {split!r} of {', '.join(sets)} has no masks to score a segmentation against")
     model = package.model()
-    metrics = [SegmentationMetrics(name, model.threshold, grid) for name, grid in PROTOCOLS]
-    for number, (batch, _, mask_HW) in enumerate(_frames(loader), 1):
-        found = model.predict(batch)[0]
-        for metric in metrics:
-            metric.update(found.probability_HW, mask_HW, group=batch["key"][0][0])
-        if number % 100 == 0:
-            say(f"evaluate: {number} of {len(loader.windows)} frames")
-    rows = [reported(m.compute(), loader.pseudo_masks) for m in metrics]
-    for row in rows:
-        if row["targets"] == 0:
-            row["pd"] = None
-    baselines = []
-    if rows[0]["fa"] * rows[0]["pixels"] <= COMPARABLE:
-        masks = Anew(lambda: (mask_HW for _, _, mask_HW in _frames(fresh())))
-        for name, operator in CLASSICAL.items():
-            say(f"evaluate: {name} on {len(loader.windows)} frames")
-            responses = Anew(lambda operator=operator: (operator(frame_HW) for _, frame_HW, _ in _frames(fresh())))
-            point = pd_at_fa(responses, masks, rows[0]["fa"])
-            baselines.append({"method": name, "pd": point.pd, "fa": point.fa, "threshold": float(point.threshold)})
-    return {
+    gathered = fill(model, loader)
+    found = gathered.compute() | {
         "split": split,
         "digests": {m.set: m.digest for m in manifests},
         "chosen": package.content["metrics"]["chosen"],
-        "threshold": model.threshold,
-        "frames": rows[0]["images"],
-        "protocols": rows,
-        "baselines": baselines,
         "run": package.content["lineage"]["run"],
+        "baselines": [],
     }
+    row = found["protocols"][0]
+    if config.model.task == "segmentation" and row["fa"] * row["pixels"] <= COMPARABLE:
+        found["baselines"] = baselines(fresh, row["fa"])
+    if fa is not None:
+        found["wanted_fa"] = wanted(model, fresh, fa)
+    return gathered, found
+
+
+def fill(model: Model, loader: ClipLoader) -> Report:
+    """A report of every labelled key frame of `loader`, whose batches hold one each."""
+    from irstd.metrics import DetectionReport, SegmentationReport
+
+    groups = {
+        f"{manifest.set}/{sequence}": f"{manifest.set}/{values['group']}"
+        for manifest in loader.manifests
+        for sequence, values in manifest.content["sequences"].items()
+    }
+    out: DetectionReport | SegmentationReport
+    if model.task == "detection":
+        out = DetectionReport(model.threshold)
+    else:
+        out = SegmentationReport(model.threshold, pseudo_masks=loader.pseudo_masks)
+    for count, (batch, frame_HW) in enumerate(_frames(loader), 1):
+        (key,), (found,) = batch["key"], model.predict(batch)
+        more = {"group": groups[key[0]], "ignore_K4": _ignored(batch), "frame_HW": frame_HW}
+        if isinstance(out, DetectionReport):
+            out.update(key, found.boxes_N4, found.scores_N, batch["boxes"][0], **more)
+        else:
+            out.update(key, found.probability_HW, _mask(batch), **more)
+        if count % 100 == 0:
+            say(f"evaluate: {count} of {len(loader.windows)} frames")
+    return out
+
+
+def baselines(fresh: Callable[[], ClipLoader], fa: float) -> list[dict[str, Any]]:
+    """The classical baselines, each at Fa `fa` or below."""
+    from irstd.metrics import pd_at_fa
+    from irstd.models.classical import CLASSICAL
+
+    found = []
+    masks, ignores = _truth(fresh)
+    for name, operator in CLASSICAL.items():
+        say(f"evaluate: {name} on {len(fresh().windows)} frames")
+        responses = Anew(lambda operator=operator: (operator(frame_HW) for _, frame_HW in _frames(fresh())))
+        point = pd_at_fa(responses, masks, fa, ignores=ignores)
+        found.append({"method": name, "pd": point.pd, "fa": point.fa, "threshold": float(point.threshold)})
+    return found
+
+
+def wanted(model: Model, fresh: Callable[[], ClipLoader], fa: float) -> dict[str, Any]:
+    """The lowest threshold from which upwards Fa is never above `fa` on the split, under `strict` on the native grid."""
+    from irstd.metrics import lowest_threshold
+
+    say(f"evaluate: the threshold for Fa {fa:g}")
+    masks, ignores = _truth(fresh)
+    maps = Anew(lambda: (model.predict(batch)[0].probability_HW for batch in fresh()))
+    point = lowest_threshold(maps, masks, fa, ignores=ignores)
+    about = {"protocol": "strict", "grid": None}
+    return {"wanted": fa, "threshold": point.threshold, "pd": point.pd, "fa": point.fa} | about
 
 
 class Anew:
@@ -154,56 +222,59 @@ class Anew:
         return self.make()
 
 
-def _frames(loader: ClipLoader) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray]]:
-    """Batches of one key frame, each with its counts [H, W] and its mask, bool [H, W], without padding."""
+def _truth(fresh: Callable[[], ClipLoader]) -> tuple[Anew, Anew]:
+    """Masks and ignore regions of every frame."""
+    masks = Anew(lambda: (_mask(batch) for batch in fresh()))
+    return masks, Anew(lambda: (_ignored(batch) for batch in fresh()))
+
+
+def _frames(loader: ClipLoader) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """Batches of one key frame, each with its counts [H, W] without padding."""
     for batch in loader:
         h, w = batch["size"][0]
-        yield batch, batch["frames"][0, -1, :h, :w], batch["masks"][0, :h, :w] != 0
+        yield batch, batch["frames"][0, -1, :h, :w]
 
 
-def score_boxes(package: Package, loader: Any, split: str) -> dict[str, Any]:
-    """The same of a model that gives boxes, without baselines."""
-    from irstd.metrics import DetectionMetrics
+def _mask(batch: dict[str, Any]) -> np.ndarray:
+    """bool [H, W] of a batch's one key frame, without padding."""
+    h, w = batch["size"][0]
+    return batch["masks"][0, :h, :w] != 0
 
-    model = package.model()
-    metrics = [DetectionMetrics(name, model.threshold) for name in ("strict", "nnlab")]
-    for number, batch in enumerate(loader, 1):
-        for boxes_M4, (group, _), found in zip(batch["boxes"], batch["key"], model.predict(batch), strict=True):
-            for metric in metrics:
-                metric.update(found.boxes_N4, found.scores_N, boxes_M4, group)
-        if number % 100 == 0:
-            say(f"evaluate: {number} of {len(loader.windows)} frames")
-    return {
-        "split": split,
-        "digests": {m.set: m.digest for m in loader.manifests},
-        "chosen": package.content["metrics"]["chosen"],
-        "threshold": model.threshold,
-        "frames": len(loader.windows),
-        "protocols": [m.compute() for m in metrics],
-        "baselines": [],
-        "run": package.content["lineage"]["run"],
-    }
+
+def _ignored(batch: dict[str, Any]) -> np.ndarray | None:
+    """Ignore regions of a batch's one key frame, where the set has any."""
+    return batch["ignore"][0] if batch.get("ignore") is not None else None
 
 
 def show(found: dict[str, Any]) -> None:
+    """Print a report's numbers, with all that a number needs to be compared."""
     digests = ", ".join(f"{name} {digest[:12]}" for name, digest in found["digests"].items())
+    first = found["protocols"][0]
     say(
-        f"split {found['split']} of {digests}: {found['frames']} frames, {found['protocols'][0]['targets']} targets; "
-        f"checkpoint {found['chosen']}, threshold {found['threshold']:g}"
+        f"split {found['split']} of {digests}: {found['frames']} frames, {first['targets']} targets, "
+        f"{found['groups']} groups; checkpoint {found['chosen']}, threshold {found['threshold']:g}"
     )
     for row in found["protocols"]:
-        if "ap50" in row:
-            say(f"  {row['protocol']:<10} {boxes_scored(row)}")
-            continue
-        say(f"  {row['protocol']:<10} grid {row['grid'] or 'native':<6}  {scored(row)}")
-    if why := found["protocols"][0].get("withheld"):
+        numbers = boxes_scored(row) if found["task"] == "detection" else scored(row)
+        say(f"  {row['protocol']:<10} grid {row['grid'] or 'native':<6}  {numbers}")
+    if why := first.get("withheld"):
         say(f"  {why}")
-    if "ap50" in found["protocols"][0]:  # no classical baseline gives boxes with scores
+    say(f"  intervals {why}" if (why := first.get("insufficient")) else "  in brackets: 95 % over resampled groups")
+    for name, title in (("scr", "SCR"), ("size", "size")):
+        columns = ("bin", "targets", "hits", "pd", "recall", "ap50")
+        say(f"by {title} ({found['bins']['protocol']}, grid native, threshold {found['threshold']:g}):")
+        say(table([{k: row[k] for k in columns if k in row} for row in found["bins"][name]]))
+    if point := found.get("wanted_fa"):
+        say(
+            f"threshold {point['threshold']:.6g} is the lowest above which Fa never exceeds {point['wanted']:g} on "
+            f"{found['split']} (strict, grid native): Fa {number(point['fa'], None, 1e6, 2)}e-6, Pd {number(point['pd'])}"
+        )
+    if found["task"] == "detection":  # no classical baseline gives boxes with scores
         return
     if not found["baselines"]:
         say(f"no classical baselines beside it: the model marks more than {COMPARABLE} pixels falsely")
         return
-    rows = [{"method": "model", "Pd": found["protocols"][0]["pd"], "Fa e-6": found["protocols"][0]["fa"] * 1e6}]
+    rows = [{"method": "model", "Pd": first["pd"], "Fa e-6": first["fa"] * 1e6}]
     rows += [{"method": b["method"], "Pd": b["pd"], "Fa e-6": b["fa"] * 1e6} for b in found["baselines"]]
     say("beside classical baselines, each at the model's Fa or below (strict, native grid):")
     say(table(rows))

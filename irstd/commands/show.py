@@ -47,22 +47,31 @@ def size(count: int) -> str:
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
+def number(value: float | None, interval: list[float] | None = None, factor: float = 1, digits: int = 3) -> str:
+    """A number, and its interval in brackets."""
+    if value is None:
+        return "-"
+    text = f"{value * factor:.{digits}f}"
+    return text if not interval else f"{text} [{interval[0] * factor:.{digits}f}, {interval[1] * factor:.{digits}f}]"
+
+
 def scored(values: dict[str, Any]) -> str:
-    """The four numbers of segmentation in one phrase."""
-    pd = "-" if values.get("pd") is None else f"{values['pd']:.3f}"
-    niou = "-" if values.get("niou") is None else f"{values['niou']:.3f}"
-    iou = "-" if values.get("iou") is None else f"{values['iou']:.3f}"
-    return f"IoU {iou}  nIoU {niou}  Pd {pd}  Fa {values['fa'] * 1e6:.2f}e-6"
+    """The four numbers of segmentation in one phrase, with their intervals where they are known."""
+    ranges = values.get("intervals") or {}
+    names = {"iou": "IoU", "niou": "nIoU", "pd": "Pd"}
+    found = [f"{label} {number(values.get(name), ranges.get(name))}" for name, label in names.items()]
+    return "  ".join([*found, f"Fa {number(values['fa'], ranges.get('fa'), 1e6, 2)}e-6"])
 
 
 def boxes_scored(values: dict[str, Any]) -> str:
-    """The numbers of detection in one phrase."""
+    """The numbers of detection in one phrase, with their intervals where they are known."""
     names = {
         "ap50": "AP50",
+        "ap": "AP",
         "precision": "P",
         "recall": "R",
         "f1": "F1",
         "false_alarms_per_frame": "false alarms a frame",
     }
-    found = {label: values[name] for name, label in names.items() if name in values}
-    return "  ".join(f"{label} {'-' if value is None else f'{value:.3f}'}" for label, value in found.items())
+    ranges = values.get("intervals") or {}
+    return "  ".join(f"{label} {number(values[n], ranges.get(n))}" for n, label in names.items() if n in values)

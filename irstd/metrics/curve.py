@@ -12,7 +12,7 @@ from irstd.errors import InputError
 from irstd.metrics import bootstrap
 from irstd.metrics.components import components
 from irstd.metrics.ignore import region_mask
-from irstd.metrics.matching import match_frame
+from irstd.metrics.matching import match_frame, scored_targets
 from irstd.metrics.protocols import SegmentationProtocol, segmentation_protocol
 from irstd.metrics.segmentation import checked_pair, checked_regions
 
@@ -84,7 +84,6 @@ class OperatingCurve:
         counts[3] = _above(probability_HW[inner_HW], thresholds)[1]
         counts[4] = counted
         before, row = 0, np.zeros(3, np.int64)
-        scored = match_frame(components(np.zeros_like(mask_HW)), target, protocol, ignored_HW).targets
         for index in range(len(thresholds) - 1, -1, -1):
             if above[index] != before:  # otherwise the same pixels as at the threshold above
                 match = match_frame(components(probability_HW > thresholds[index]), target, protocol, ignored_HW)
@@ -92,7 +91,11 @@ class OperatingCurve:
                 before = above[index]
             counts[:3, index] = row
         pixels = mask_HW.size if ignored_HW is None else int(np.count_nonzero(~ignored_HW))
-        self._add(group, counts, np.array([scored, 1, pixels, np.count_nonzero(inner_HW)], np.int64))
+        self._add(
+            group,
+            counts,
+            np.array([len(scored_targets(target, ignored_HW)), 1, pixels, np.count_nonzero(inner_HW)], np.int64),
+        )
 
     def _add(self, group: str | None, counts: np.ndarray, totals: np.ndarray) -> None:
         for name, values in zip(_COUNTS, counts, strict=True):

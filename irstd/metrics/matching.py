@@ -52,9 +52,8 @@ def match_frame(
     there is left out before the matching, a blob after it, where it answered no target.
     """
     match = greedy_match if protocol.matching == "greedy" else optimal_match
-    scored_M, counted_N = np.arange(len(target)), predicted.areas_N
+    scored_M, counted_N = scored_targets(target, ignored_HW), predicted.areas_N
     if ignored_HW is not None:
-        scored_M = np.flatnonzero(target.areas_in(ignored_HW) < SHARE * target.areas_N)
         counted_N = predicted.areas_N - predicted.areas_in(ignored_HW)
     targets_K, blobs_K = match(target.centroids_N2[scored_M], predicted.centroids_N2)
     free_N = np.ones(len(predicted), bool)
@@ -72,6 +71,13 @@ def match_frame(
     hit_M[targets_K] = True
     pixels = int(counted_N[free_N].sum())
     return FrameMatch(len(scored_M), len(blobs_K), false_alarms, pixels, surplus, scored_M, hit_M)
+
+
+def scored_targets(target: Components, ignored_HW: np.ndarray | None) -> np.ndarray:
+    """int [M]: the targets that have more than half of their pixels outside what is ignored."""
+    if ignored_HW is None:
+        return np.arange(len(target))
+    return np.flatnonzero(target.areas_in(ignored_HW) < SHARE * target.areas_N)
 
 
 def greedy_match(targets_M2: np.ndarray, blobs_N2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

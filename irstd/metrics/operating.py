@@ -10,9 +10,10 @@ import numpy as np
 from irstd.errors import InputError
 from irstd.metrics.components import Components, components
 from irstd.metrics.curve import ROUNDING, OperatingCurve, too_few_pixels
-from irstd.metrics.matching import FrameMatch, match_frame
+from irstd.metrics.ignore import region_mask
+from irstd.metrics.matching import FrameMatch, match_frame, scored_targets
 from irstd.metrics.protocols import SegmentationProtocol, segmentation_protocol
-from irstd.metrics.segmentation import checked_pair
+from irstd.metrics.segmentation import checked_pair, checked_regions
 
 _NOTHING = FrameMatch(0, 0, 0, 0, 0, np.zeros(0, np.intp), np.zeros(0, bool))
 
@@ -48,41 +49,81 @@ def pd_at_fa(
     masks: Iterable[np.ndarray],
     fa: float,
     protocol: str | SegmentationProtocol = "strict",
+    ignores: Iterable[np.ndarray | None] | None = None,
 ) -> OperatingPoint:
     """The operating point of score maps of any range at the lowest threshold from which upwards Fa is never above `fa`.
 
-    scores: maps [H, W] of real numbers. masks: as in `SegmentationMetrics`. Both are gone through more than once, so each
-    is a list, or something else that begins anew at every `iter`. fa: fraction of pixels, at least 0. Exact: every
-    distinct score is tried, not a sample of them, so that two detectors can be put side by side at the same Fa. Unlike
-    `threshold_for_fa` it describes the frames given and promises nothing of others, so a small set is not refused.
+    scores: maps [H, W] of real numbers. masks, ignores (boxes of each frame): as in `SegmentationMetrics`. All are gone
+    through more than once, so each is a list, or something else that begins anew at every `iter`. fa: fraction of pixels,
+    at least 0. Exact: every distinct score is tried, not a sample of them, so that two detectors can be put side by side at
+    the same Fa. Unlike `lowest_threshold` it describes the frames given and promises nothing of others, so a small set is
+    not refused.
 
     No map is kept: only the targets and the highest pixels are, a few times as many as `fa` allows and 256 a frame.
     """
     if not fa >= 0:
         raise InputError(f"the wanted Fa is {fa}: it must be at least 0")
-    shapes = [np.shape(mask) for mask in masks]
+    regions, shapes = _places(masks, ignores)
     if not shapes:
         raise InputError("no score map was given")
     protocol = segmentation_protocol(protocol)
-    pixels = sum(int(np.prod(shape)) for shape in shapes)
+    pixels, total = _scored_pixels(regions, shapes), sum(height * width for height, width in shapes)
     budget = int(fa * pixels + ROUNDING)
 
     # Only the highest scores matter; how many is not known before, so the reach grows until Fa is exceeded or all
     # are in.
     reach = 4 * budget + 256 * len(shapes)
     while True:
-        tops = _Tops(scores, masks, min(reach, pixels))
+        tops = _Tops(scores, masks, regions, min(reach, total))
         point = tops.descend(budget, protocol)
-        if point is not None or tops.count == pixels:
+        if point is not None or tops.count == total:
             break
         reach *= 4
     if point is None:  # even all pixels together stay within the budget
         below = np.nextafter(tops.levels[-1], tops.levels.dtype.type(-np.inf))
-        matches = [match_frame(components(np.ones(t.shape, bool)), t, protocol) for t in tops.targets]
+        matches = [
+            match_frame(components(np.ones(target.shape, bool)), target, protocol, tops.ignored(frame))
+            for frame, target in enumerate(tops.targets)
+        ]
         point = float(below), sum(m.hits for m in matches), sum(m.false_alarm_pixels for m in matches)
     threshold, hits, false_pixels = point
-    count = sum(map(len, tops.targets))
+    count = sum(len(scored_targets(target, tops.ignored(i))) for i, target in enumerate(tops.targets))
     return OperatingPoint(threshold, hits / count if count else None, false_pixels / pixels)
+
+
+def lowest_threshold(
+    scores: Iterable[np.ndarray],
+    masks: Iterable[np.ndarray],
+    fa: float,
+    protocol: str | SegmentationProtocol = "strict",
+    ignores: Iterable[np.ndarray | None] | None = None,
+) -> OperatingPoint:
+    """The lowest threshold from which upwards Fa is never above `fa` on these frames, to be used on others.
+
+    As `pd_at_fa`, exact over every distinct score, but refused where it would say nothing of other frames: InputError where
+    fewer than 10 / fa pixels are scored.
+    """
+    if not fa > 0:
+        raise InputError(f"the wanted Fa is {fa}: it must be greater than 0")
+    if why := too_few_pixels(_scored_pixels(*_places(masks, ignores)), fa):
+        raise InputError(why)
+    return pd_at_fa(scores, masks, fa, protocol, ignores)
+
+
+def _places(
+    masks: Iterable[np.ndarray], ignores: Iterable[np.ndarray | None] | None
+) -> tuple[list[np.ndarray | None], list[tuple[int, ...]]]:
+    """Ignore regions and (H, W) of each frame."""
+    shapes = [np.shape(mask) for mask in masks]
+    return ([None] * len(shapes) if ignores is None else [checked_regions(boxes) for boxes in ignores]), shapes
+
+
+def _scored_pixels(regions: list[np.ndarray | None], shapes: list[tuple[int, ...]]) -> int:
+    found = 0
+    for boxes_K4, shape in zip(regions, shapes, strict=True):
+        ignored_HW = region_mask(boxes_K4, shape)
+        found += int(np.prod(shape)) - (0 if ignored_HW is None else int(np.count_nonzero(ignored_HW)))
+    return found
 
 
 class _Tops:
@@ -92,7 +133,14 @@ class _Tops:
     (a frame once a pixel); `count`: how many pixels there are.
     """
 
-    def __init__(self, scores: Iterable[np.ndarray], masks: Iterable[np.ndarray], reach: int) -> None:
+    def __init__(
+        self,
+        scores: Iterable[np.ndarray],
+        masks: Iterable[np.ndarray],
+        regions: list[np.ndarray | None],
+        reach: int,
+    ) -> None:
+        self.regions = regions
         self.targets: list[Components] = []
         self.places: list[np.ndarray] = []
         self.values: list[np.ndarray] = []
@@ -132,6 +180,10 @@ class _Tops:
         self.count = sum(map(len, self.values))
         return cut if ties else np.nextafter(cut, np.asarray(cut).dtype.type(np.inf))
 
+    def ignored(self, frame: int) -> np.ndarray | None:
+        """bool [H, W]: the pixels of a frame that do not count; None where all do."""
+        return region_mask(self.regions[frame], self.targets[frame].shape)
+
     def above(self, frame: int, level: float) -> np.ndarray:
         """bool [H, W]: the pixels of a frame that score at least `level`, one of `levels`."""
         mask_HW = np.zeros(self.targets[frame].shape, bool)
@@ -153,7 +205,8 @@ class _Tops:
             start = 0 if index == first else self.starts[index]
             before = hits, false_pixels
             for frame in np.unique(self.frames[start : self.starts[index + 1]]).tolist():
-                match = match_frame(components(self.above(frame, self.levels[index])), self.targets[frame], protocol)
+                blobs = components(self.above(frame, self.levels[index]))
+                match = match_frame(blobs, self.targets[frame], protocol, self.ignored(frame))
                 hits += match.hits - matches[frame].hits
                 false_pixels += match.false_alarm_pixels - matches[frame].false_alarm_pixels
                 matches[frame] = match

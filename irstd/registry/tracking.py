@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -165,12 +166,12 @@ def answering(workspace: Workspace) -> Any:
         raise WorkError(f"MLflow at {workspace.mlflow_uri}: {message}") from error
 
 
-def log_files(workspace: Workspace, run_id: str, paths: list[Path]) -> None:
-    """Attach files to a run."""
+def log_files(workspace: Workspace, run_id: str, paths: Iterable[Path], folder: str | None = None) -> None:
+    """Attach files to a run, in a folder of its artifacts or at their top."""
     found = client(workspace)
     for path in paths:
         if path.is_file():
-            found.log_artifact(run_id, str(path))
+            found.log_artifact(run_id, str(path), folder)
 
 
 def log_text(workspace: Workspace, run_id: str, text: str, name: str) -> None:

@@ -10,12 +10,15 @@ import torch
 from irstd.config import EvaluateConfig
 from irstd.data.loader import ClipLoader
 from irstd.metrics import DetectionMetrics, SegmentationMetrics
+from irstd.metrics.report import reported
 from irstd.models.contract import Model
+
+__all__ = ["REPORTED", "Metrics", "gathered", "measure", "reported"]
 
 Metrics = SegmentationMetrics | DetectionMetrics
 REPORTED = {
     "segmentation": ("iou", "niou", "pd", "fa"),
-    "detection": ("ap50", "precision", "recall", "f1", "false_alarms_per_frame"),
+    "detection": ("ap50", "ap", "precision", "recall", "f1", "false_alarms_per_frame"),
 }
 """The numbers of each kind of network that a run's history and its registered version carry, where the protocol has them."""
 
@@ -39,13 +42,14 @@ def measure(
     model.eval()
     try:
         for batch in loader:
+            ignore = batch.get("ignore") or [None] * len(batch["key"])
             for b, found in enumerate(model.predict(batch)):
                 group = batch["key"][b][0]
                 if isinstance(metrics, DetectionMetrics):
-                    metrics.update(found.boxes_N4, found.scores_N, batch["boxes"][b], group)
+                    metrics.update(found.boxes_N4, found.scores_N, batch["boxes"][b], group, ignore_K4=ignore[b])
                     continue
                 h, w = batch["size"][b]
-                metrics.update(found.probability_HW, batch["masks"][b, :h, :w], group=group)
+                metrics.update(found.probability_HW, batch["masks"][b, :h, :w], group, ignore_K4=ignore[b])
             if tick:
                 tick(len(batch["key"]))
     finally:
@@ -63,14 +67,3 @@ def gathered(metrics: Metrics) -> dict[str, Any]:
             total.merge(type(metrics).from_state(part))
         return total.compute()
     return metrics.compute()
-
-
-def reported(found: dict[str, Any], pseudo_masks: str | None) -> dict[str, Any]:
-    """Computed metrics as they may be shown: where masks are pseudo-masks, IoU and nIoU are None and `withheld` says why.
-
-    Whether a target was found, and how many false alarms there are, a pseudo-mask can tell; its shape is a guess.
-    """
-    if pseudo_masks is None:
-        return found
-    withheld = {name: None for name in found if name.startswith(("iou", "niou"))}
-    return found | withheld | {"withheld": f"no IoU: the masks are pseudo-masks ({pseudo_masks})"}

@@ -20,6 +20,7 @@ from irstd.files import canonical_json, sha256_text
 # Relative to the package: what computes a result from shards. How the shards came about is in their digests.
 COMPUTES = (
     "data/augmentation.py",
+    "data/contrast.py",
     "data/gradient.py",
     "data/intensity.py",
     "data/loader.py",

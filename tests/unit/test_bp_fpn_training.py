@@ -151,9 +151,9 @@ def test_a_detector_gives_each_frame_its_clip(packaged):
     assert min(item.scores_N.min() for item in found if len(item)) > 0.01
 
 
-def test_evaluate_scores_boxes_by_both_protocols(sample_shards, packaged):
+def test_evaluate_scores_boxes_by_every_protocol(sample_shards, packaged):
     found = evaluate.score(packaged, sample_shards, "val", ["sample"])
-    assert [row["protocol"] for row in found["protocols"]] == ["strict", "nnlab"]
+    assert [row["protocol"] for row in found["protocols"]] == ["strict", "nnlab", "centroid"]
     assert found["protocols"][0]["frames"] == found["frames"] > 0 and found["baselines"] == []
     evaluate.show(found)
 
