@@ -225,6 +225,23 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[EVALUATION|MODEL_URI]...", help="files of irstd evaluate --out, or models"),
+    ] = None,
+    table: Annotated[str | None, typer.Option("--table", help="a name of benchmarks/published/, or a CSV file")] = None,
+    split: Annotated[str, typer.Option("--split", help="of models: which of their evaluations")] = "test",
+    format: Annotated[str | None, typer.Option("--format", help="markdown, latex or csv")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="a folder for the tables; without --format in all three")
+    ] = None,
+) -> None:
+    """Evaluations side by side, and beside published numbers; what was not measured alike stands apart."""
+    _call("compare", what=what or [], table=table, split=split, format=format, out=out)
+
+
+@app.command()
 def promote(
     model: Annotated[str, typer.Argument(metavar="MODEL_URI", help="such as models:/ggl-net@challenger")],
     shards: Shards = None,

@@ -178,6 +178,18 @@ def log_text(workspace: Workspace, run_id: str, text: str, name: str) -> None:
     client(workspace).log_text(run_id, text, name)
 
 
+def texts(workspace: Workspace, run_id: str, prefix: str) -> dict[str, str]:
+    """Files at the top of a run's artifacts whose names begin with `prefix`, by name; {} where the run is not here."""
+    from mlflow.artifacts import load_text
+
+    if not known(workspace, run_id):
+        return {}
+    found = client(workspace)
+    names = [f.path for f in found.list_artifacts(run_id) if not f.is_dir and f.path.startswith(prefix)]
+    uri = found.get_run(run_id).info.artifact_uri
+    return {name: load_text(f"{uri}/{name}") for name in sorted(names)}
+
+
 def run_of(workspace: Workspace, name: str, parent: str) -> Any | None:
     """The run with the identity `name`: a child of `parent`, else any of the experiment. Finished ones and newer ones first."""
     found = client(workspace)

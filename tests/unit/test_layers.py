@@ -28,7 +28,7 @@ ORDER = (
     "irstd/cluster/",
     "irstd/versioning.py",
     "irstd/workspace.py irstd/environment.py",
-    "irstd/bench/",
+    "irstd/bench/ irstd/comparison/",
     "irstd/reports/",
     "irstd/training/",
     "irstd/inference/",

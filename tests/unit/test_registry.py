@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from irstd.commands import detect, evaluate, tune
+from irstd.commands import compare, detect, evaluate, tune
 from irstd.commands.train import publish
 from irstd.errors import InputError, WorkError
 from irstd.registry import models, tracking
@@ -215,6 +215,27 @@ def test_numbers_of_a_package_from_elsewhere_are_not_logged(workspace, away, cap
     assert not capsys.readouterr().out
     with pytest.raises(WorkError, match=r"127\.0\.0\.1:9"):
         evaluate.log(away, lineage, numbers)
+
+
+def test_a_model_s_logged_evaluation_is_compared(workspace, tmp_path, capsys):
+    row = {"protocol": "strict", "grid": None, "iou": 0.123, "niou": 0.5, "pd": 1.0, "fa": 0.0}
+    digests = {"sample": "a" * 64}
+    numbers = {"split": "test", "digests": digests, "chosen": "last", "protocols": [row], "baselines": []}
+    run_id = tracking.start(workspace, "logged", {}, {})
+    package = tmp_path / "model"
+    package.mkdir()
+    lineage = {"mlflow_run": run_id, "sets": digests}
+    (package / "package.json").write_text(json.dumps({"schema": 1, "lineage": lineage}))
+    with pytest.raises(InputError, match=r"holds no evaluation on 'test': run irstd evaluate"):
+        compare.run(workspace, [str(package)], None, "test", None, None)
+    evaluate.log(workspace, lineage, numbers)
+    other = numbers | {"digests": {"sample": "b" * 64}, "protocols": [row | {"iou": 0.456}]}
+    evaluate.log(workspace, lineage, other)  # other shards, beside its own
+    compare.run(workspace, [str(package)], None, "test", None, None)
+    text = capsys.readouterr().out
+    assert "0.1230" in text and "0.4560" not in text and "| model " in text
+    with pytest.raises(InputError, match="no evaluation on 'val'; there are: evaluation-test"):
+        compare.run(workspace, [str(package)], None, "val", None, None)
 
 
 @pytest.mark.parametrize("below", ["", "/sub"])

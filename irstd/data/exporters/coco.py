@@ -6,6 +6,7 @@ sequence has masks, each box has a segmentation (compressed run lengths). Points
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -35,29 +36,34 @@ def labels(out: Path, set_name: str, items: list[Item]) -> list[str]:
     names = class_names(items)
     categories = [{"id": index, "name": name, "supercategory": "none"} for index, name in enumerate(names, start=1)]
     files: dict[str | None, dict[str, Any]] = {}
-    images, annotations, points, loose = 0, 0, 0, 0
-    for item in (each for each in items if each.sequence.labelled):
+    annotations, points, loose = 0, 0, 0
+    for image, item, frame in numbered(items):
         file = files.setdefault(
             item.split, {"info": {"description": set_name}, "images": [], "annotations": [], "categories": categories}
         )
         height, width = item.sequence.height, item.sequence.width
-        for frame in (each for each in item.annotations.frames if each.labelled):
-            images += 1
-            name = str(place(item, frame.index))
-            file["images"].append({"id": images, "file_name": name, "width": width, "height": height})
-            points += 0 if item.annotations.masks else len(frame.points)
-            segments, lost = _segments(frame, height, width) if item.annotations.masks else ([[]] * len(frame.boxes), 0)
-            loose += lost
-            rows = [(box, names.index(name) + 1, 0) for box, name in zip(frame.boxes, frame.classes, strict=True)]
-            rows += [(box, 1, 1) for box in frame.ignore]
-            for (box, category, crowd), segment in zip(rows, [*segments, *[[]] * len(frame.ignore)], strict=True):
-                annotations += 1
-                file["annotations"].append(_annotation(annotations, images, box.tolist(), category, crowd, segment))
+        name = str(place(item, frame.index))
+        file["images"].append({"id": image, "file_name": name, "width": width, "height": height})
+        points += 0 if item.annotations.masks else len(frame.points)
+        segments, lost = _segments(frame, height, width) if item.annotations.masks else ([[]] * len(frame.boxes), 0)
+        loose += lost
+        rows = [(box, names.index(name) + 1, 0) for box, name in zip(frame.boxes, frame.classes, strict=True)]
+        rows += [(box, 1, 1) for box in frame.ignore]
+        for (box, category, crowd), segment in zip(rows, [*segments, *[[]] * len(frame.ignore)], strict=True):
+            annotations += 1
+            file["annotations"].append(_annotation(annotations, image, box.tolist(), category, crowd, segment))
     for split, file in files.items():
         name = f"instances_{split}.json" if split else "instances.json"
         write_json(out / "annotations" / name, file)
     messages = [f"{points} points are left out: COCO holds boxes"] if points else []
     return messages + ([f"{loose} mask pixels outside of every box are left out"] if loose else [])
+
+
+def numbered(items: Iterable[Item]) -> Iterator[tuple[int, Item, FrameTargets]]:
+    """The images of an export with their ids: the labelled frames of all splits, counted from 1."""
+    frames = ((item, frame) for item in items for frame in item.annotations.frames if frame.labelled)
+    for image, (item, frame) in enumerate(frames, start=1):
+        yield image, item, frame
 
 
 def _annotation(key: int, image: int, box: list[float], category: int, crowd: int, segment: Any) -> dict[str, Any]:
