@@ -145,6 +145,9 @@ class BPFPNConfig(Section):
     width: float = Field(1.0, ge=0.03125, le=4, description="multiple of the published numbers of channels")
     motion_branch: bool = Field(False, description="the host's training-only motion loss")
     motion_slices: int = Field(1, ge=1, le=4, description="of its ConvLSTM; 1 as released")
+    prior: float | None = Field(
+        None, gt=0, lt=1, description="what objectness and class start at (YOLOX: .01); none: about .5, as the host"
+    )
     gils: GILSConfig = GILSConfig()
     dgr: DGRConfig = DGRConfig()
     min_score: float = Field(0.001, ge=0, lt=1, description="detections below are dropped before anything else")
