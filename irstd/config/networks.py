@@ -65,6 +65,11 @@ class GILSConfig(Section):
                     f"source=none leaves the shortcut out, so {given[0]} decides nothing; remove one of them"
                 )
             return self
+        if self.source == "image" and not self.detach:
+            raise ValueError(
+                "detach=false gives the source a gradient, and source=image is the frame itself, which learns nothing; "
+                "remove one of them"
+            )
         if self.fuse == "concat" and self.level in ("c3_p3", "all"):
             raise ValueError(
                 f"fuse=concat always joins at the input of a level's C3 block; level={self.level} would join there twice: "
