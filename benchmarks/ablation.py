@@ -10,7 +10,8 @@ a subset of the Halmstad videos in DIR/halmstad, on a GPU where there is one.
 - host: SSTNet without GILS and DGR;
 - gils direct: the shortcut with a gradient path of its own (`model.gils.detach=false`);
 - gils, dgr: each alone, as by default; both: BP-FPN as by default;
-- host iou: the host with IoU in assignment and loss, where all others have the Gaussian similarity.
+- host iou: the host with IoU in assignment and loss, where all others have the Gaussian similarity;
+- host no prior: its objectness starts at about .5, where all others start at .01.
 
 Runs of one seed see the same batches in the same order, and start with the same weights wherever they have the same
 parameters: only the arm differs, so differences are taken seed by seed. What is measured is the averaged weights after the
@@ -36,7 +37,7 @@ from benchmarks.painting import build_shards, write_recording
 from benchmarks.trials import Trial, read_rows, run_all, table
 from irstd import config as configuration
 from irstd.bench.timing import pinned
-from irstd.config import ShardConfig
+from irstd.config import GradientConfig, ShardConfig
 from irstd.data.synthetic import SceneSpec, render
 from irstd.models import build_model
 from irstd.training.evaluation import measure
@@ -64,6 +65,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "dgr": {"model.gils.source": "none"},
     "both": {},
     "host iou": {"model.bp": False, "train.loss.similarity": "iou"},
+    "host no prior": {"model.bp": False, "model.prior": None},
 }
 PAIRS = [(arm, "host") for arm in ARMS if arm != "host"] + [("gils", "gils direct"), ("both", "gils"), ("both", "dgr")]
 PARTS = {
@@ -83,6 +85,7 @@ KINDS = ("clouds", "sea", "horizon", "ground")
 SIDE, LENGTH, TRAIN, VAL = 96, 20, 48, 16
 STEPS = 1200
 SCENE: dict[str, Any] = {"targets": 3, "scr": 5.0, "target_size": (2.5, 4.0), "clutter": 15, "hot_pixels": 5}
+CROP = 128  # of Halmstad's 320 x 256 px in training; whole frames are measured
 VIDEOS = ("AIRPLANE_027", "AIRPLANE_031", "AIRPLANE_044", "AIRPLANE_045", "AIRPLANE_050", "BIRD_004", "BIRD_006")
 VIDEOS += ("BIRD_048", "DRONE_019", "DRONE_021", "DRONE_039", "DRONE_059", "DRONE_067", "DRONE_083", "DRONE_092")
 VIDEOS += ("HELICOPTER_015", "HELICOPTER_033")
@@ -93,16 +96,22 @@ VIEWS = {
 """Of Halmstad: videos whose targets are small, and which of the importer's groups, each a view, is in which split."""
 
 
-def generated(work: Path) -> Path:
-    """Shards of the generated sequences."""
+def write_scenes(folder: Path) -> dict[str, str]:
+    """Write the generated sequences as someone would bring them; returns {name: split}."""
     given = {}
     for number in range(TRAIN + VAL):
         kind = KINDS[number % len(KINDS)]
         name = f"{kind}-{number:03d}"
         spec = SceneSpec(SIDE, SIDE, LENGTH, fps=25.0, seed=5000 + number, kind=kind, offset=3000, span=120, **SCENE)
         scene = render(spec)
-        write_recording(work / "source", name, scene.frames_THW, scene.masks_THW)
+        write_recording(folder, name, scene.frames_THW, scene.masks_THW)
         given[name] = "train" if number < TRAIN else "val"
+    return given
+
+
+def generated(work: Path) -> Path:
+    """Shards of the generated sequences."""
+    given = write_scenes(work / "source")
     return build_shards(work / "source", work, "scenes", ShardConfig(frames=5, chunk=LENGTH), given)
 
 
@@ -115,7 +124,9 @@ def halmstad(data: Path, work: Path) -> Path:
                 data / "halmstad" / folder / f"IR_{video}{suffix}", work / "source" / folder / f"IR_{video}{suffix}"
             )
     given = {view: split for split, views in VIEWS.items() for view in views}
-    return build_shards(work / "source", work, "halmstad", ShardConfig(frames=5), given)
+    return build_shards(
+        work / "source", work, "halmstad", ShardConfig(frames=5, gradient=GradientConfig(operator="none")), given
+    )
 
 
 # -- one run ------------------------------------------------------------------------------------------------------------
@@ -268,12 +279,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--width", type=float, default=0.125)
     parser.add_argument("--frames", type=int, default=3, help="T")
+    parser.add_argument("--write", type=Path, metavar="DIR", help="write the generated sequences there and end")
     parser.add_argument("--table", action="store_true", help="the tables of the rows in --out; nothing is trained")
     options = parser.parse_args()
+    if options.write:
+        write_scenes(options.write)
+        return
     study = "halmstad" if options.data else "generated"
     study += f", width {options.width:g}, T = {options.frames}"
     if not options.table:
         common = {"model.width": options.width, "model.frames": options.frames}
+        if options.data:
+            common["data.crop"] = CROP
         with tempfile.TemporaryDirectory(prefix="irstd-ablation-") as folder, pinned():
             shards = halmstad(options.data, Path(folder)) if options.data else generated(Path(folder))
             trials = [Trial(study, arm, shards, common | ARMS[arm]) for arm in options.arms.split(",")]
