@@ -64,18 +64,28 @@ class Trial:
     loaders: Loaders | None = None
 
 
-def run_all(trials: Iterable[Trial], seeds: Iterable[int], steps: int, out: Path) -> list[dict[str, Any]]:
-    """Every trial with every seed, seed by seed; rows that `out` holds are taken from there. Returns the rows."""
+def run_all(
+    trials: Iterable[Trial],
+    seeds: Iterable[int],
+    steps: int,
+    out: Path,
+    training: Callable[[Trial, int, int], dict[str, Any]] | None = None,
+) -> list[dict[str, Any]]:
+    """Every trial with every seed, seed by seed; rows that `out` holds are taken from there. Returns the rows.
+
+    training: what makes a row of a trial, a seed and the steps; None: `train`.
+    """
+    training = training or train
     rows = read_rows(out)
     trials = list(trials)
     for seed in seeds:
         for trial in trials:
             key = {"study": trial.study, "arm": trial.arm, "seed": seed, "steps": steps}
             if not any(key.items() <= row.items() for row in rows):
-                row = key | train(trial, seed, steps)
+                row = key | training(trial, seed, steps)
                 append_row(out, row)
                 rows.append(row)
-                print(json.dumps({k: v for k, v in row.items() if k != "groups"}), flush=True)
+                print(json.dumps({k: v for k, v in row.items() if k not in ("groups", "stages")}), flush=True)
     return [row for row in rows if row["steps"] == steps]
 
 

@@ -98,6 +98,11 @@ class GILSConfig(Section):
                     f"source=none leaves the shortcut out, so {given[0]} decides nothing; remove one of them"
                 )
             return self
+        if self.source == "image" and not self.detach:
+            raise ValueError(
+                "detach=false gives the source a gradient, and source=image is the frame itself, which learns nothing; "
+                "remove one of them"
+            )
         if self.fuse == "concat" and self.level in ("c3_p3", "all"):
             raise ValueError(
                 f"fuse=concat always joins at the input of a level's C3 block; level={self.level} would join there twice: "
@@ -178,6 +183,9 @@ class BPFPNConfig(Network):
     width: float = Field(1.0, ge=0.03125, le=4, description="multiple of the published numbers of channels")
     motion_branch: bool = Field(False, description="the host's training-only motion loss")
     motion_slices: int = Field(1, ge=1, le=4, description="of its ConvLSTM; 1 as released")
+    prior: float | None = Field(
+        None, gt=0, lt=1, description="what objectness and class start at (YOLOX: .01); none: about .5, as the host"
+    )
     gils: GILSConfig = GILSConfig()
     dgr: DGRConfig = DGRConfig()
     min_score: float = Field(0.001, ge=0, lt=1, description="detections below are dropped before anything else")

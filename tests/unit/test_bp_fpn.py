@@ -10,6 +10,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from irstd import config as configuration
 from irstd import models
 from irstd.config import DGRConfig, GILSConfig
 from irstd.errors import InputError
@@ -193,6 +194,22 @@ def test_initialisation():
     assert float(weights.std()) == pytest.approx(0.02, rel=0.05) and float(weights.mean()) == pytest.approx(1, abs=1e-3)
     assert all(not m.bias.any() for m in norms)
     assert float(model.backbone.gils.alpha["p3"]) == 0
+
+
+def test_a_prior_is_what_objectness_and_class_start_at():
+    config = configuration.load(
+        overrides={"model.prior": 0.01, "model.width": 0.125, "model.frames": 3}, model="bp-fpn"
+    )
+    model = models.build_model(config).eval()
+    raw_BCHW = model(clips(1, 3, 64, 64))
+    assert torch.sigmoid(raw_BCHW[:, 4:]).flatten().tolist() == pytest.approx([0.01] * 128, rel=0.05)
+    torch.manual_seed(0)
+    plain = small()
+    torch.manual_seed(0)
+    given = small(prior=0.25)
+    changed = {n for n, p in plain.named_parameters() if not torch.equal(p, given.get_parameter(n))}
+    assert changed == {"head.obj_preds.0.bias", "head.cls_preds.0.bias"}
+    assert given.head.obj_preds[0].bias.item() == pytest.approx(-np.log(3))
 
 
 @pytest.mark.parametrize(

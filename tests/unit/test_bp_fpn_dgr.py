@@ -21,6 +21,7 @@ from irstd.models.bp_fpn.dgr import (
     foreground,
     masked_mean,
 )
+from irstd.models.bp_fpn.pyramid import Levels
 
 VARIANTS = ("none", "feature", "gradient", "projection", "scaling", "auxiliary")
 
@@ -171,20 +172,38 @@ def test_both_means_are_reported(mask):
 # V4: the loss on gradients
 
 
-@pytest.mark.parametrize("kind", ["cosine", "l2"])
-def test_gradcheck_of_the_loss_on_gradients(kind):
-    """On a smooth toy in double, the target's gradient held constant."""
+@pytest.mark.parametrize("kind", ["cosine", "l2", "smooth_l1"])
+@pytest.mark.parametrize("direction", ["high-to-low", "low-to-high"])
+def test_gradcheck_of_the_loss_on_gradients(kind, direction):
+    """On a smooth toy in double: the derivative of L_DGR is the numerical one with the target's gradient held constant."""
     weight = torch.randn(4, 3, 1, 1, dtype=torch.float64)
-    target = torch.randn(1, 4, 2, 2, dtype=torch.float64)
-    config = DGRConfig(variant="gradient", distance=kind)
+    config = DGRConfig(variant="gradient", pairs="a", distance=kind, direction=direction)
 
-    def loss(x: torch.Tensor) -> torch.Tensor:
+    def toy(x: torch.Tensor) -> tuple[Levels, torch.Tensor]:
         low = torch.tanh(F.conv2d(x, weight))
-        (gradient,) = torch.autograd.grad(low.sin().prod(1).sum(), low, create_graph=True)
-        return total(directed_gradients(gradient, target, config))
+        high = torch.tanh(F.conv2d(F.avg_pool2d(x, 2), 2 * weight))
+        return Levels(low, low, high, a4=low, a5=high), low.sin().prod(1).sum() + high.cos().prod(1).sum()
+
+    def moving(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        levels, loss = toy(x)
+        return torch.autograd.grad(loss, (levels.a4, levels.a5), create_graph=True)
 
     x = torch.randn(1, 3, 4, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(loss, x)
+    fixed = [gradient.detach() for gradient in moving(x)]
+
+    def held(x: torch.Tensor) -> torch.Tensor:
+        low, high = moving(x)
+        pair = (low, fixed[1]) if direction == "high-to-low" else (fixed[0], high)
+        return total(directed_gradients(*pair, config))
+
+    assert torch.autograd.gradcheck(held, x)
+    levels, loss = toy(x)
+    value, _ = consistency(levels, config, [np.zeros((0, 4))], loss)
+    torch.testing.assert_close(value, held(x))
+    (found,) = torch.autograd.grad(value, x)
+    (expected,) = torch.autograd.grad(held(x), x)
+    assert expected.abs().max() > 1e-3
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(("direction", "reached"), [("high-to-low", (1, 0)), ("low-to-high", (0, 1)), ("both", (1, 1))])
@@ -275,11 +294,37 @@ def test_scaling_inside_the_network():
     assert not cut.any()
 
 
-def test_projection_inside_the_network():
+@pytest.mark.parametrize("over", ["vector", "map"])
+@pytest.mark.parametrize(("pair", "low", "high"), [("a", "a4", "a5"), ("b", "a3", "a4r")])
+def test_projection_inside_the_network(pair, low, high, over):
+    """What leaves the coarse map for the layer below it is the plain gradient, projected by hand."""
     frames_BTHW = torch.rand(2, 2, 64, 64)
-    plain, state = lateral_gradient(frames_BTHW, variant="none")
-    vector, _ = lateral_gradient(frames_BTHW, state, variant="projection", pairs="a")
-    assert vector.isfinite().all() and not torch.equal(vector, plain)
+    below = {"a": "lateral_conv0", "b": "reduce_conv1"}[pair]
+
+    def run(**dgr) -> tuple[Levels, torch.Tensor, torch.Tensor]:
+        torch.manual_seed(4)
+        model = small(dgr=DGRConfig(**dgr))
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):  # with the host's start gradients of levels hardly oppose
+                torch.nn.init.kaiming_normal_(module.weight)
+        levels = model.levels(frames_BTHW)
+        raw_BCHW = model.heads(levels.p3, frames_BTHW)
+        loss = (raw_BCHW * torch.randn(raw_BCHW.shape)).sum()
+        return levels, loss, getattr(model.backbone, below).bn.bias
+
+    levels, loss, bias = run(variant="none")
+    d, g = torch.autograd.grad(loss, (getattr(levels, low), getattr(levels, high)), retain_graph=True)
+    d = F.avg_pool2d(d, 2)
+    dims = 1 if over == "vector" else (1, 2, 3)
+    dot = (g * d).sum(dims, keepdim=True)
+    assert (dot < 0).any()
+    by_hand = torch.where(dot < 0, g - dot / d.square().sum(dims, keepdim=True) * d, g)
+    (expected,) = torch.autograd.grad(getattr(levels, high), bias, grad_outputs=by_hand, retain_graph=True)
+    (plain,) = torch.autograd.grad(loss, bias)
+    _, edited, bias = run(variant="projection", pairs=pair, projection=over)
+    (found,) = torch.autograd.grad(edited, bias)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    assert (found - plain).norm() > 1e-3 * plain.norm()
 
 
 # V7: objectness of each level
@@ -295,6 +340,15 @@ def test_auxiliary_objectness_by_hand():
     value = model.auxiliary(levels, [np.array([[14.0, 4.0, 4.0, 4.0]])])
     assert value.item() == pytest.approx(np.log(2) * (16 / 2 + 4 / 1) / 2, rel=1e-6)
     assert sum(p.numel() for p in AuxiliaryHeads(256).parameters()) == 2 * 257
+
+
+def test_auxiliary_objectness_pulls_the_key_frames_maps_alone():
+    model = small(dgr=DGRConfig(variant="auxiliary"))
+    maps = [x.detach().requires_grad_() for x in model.levels(torch.rand(2, 2, 64, 64))[3:5]]
+    levels = Levels(None, None, None, *maps)
+    value = model.auxiliary(levels, [np.array([[14.0, 4.0, 4.0, 4.0]])] * 2)
+    for gradient in torch.autograd.grad(value, maps):
+        assert gradient.flatten(1).any(1).tolist() == [False, True, False, True]
 
 
 # In the network
@@ -317,7 +371,13 @@ def test_evaluation_does_not_know_the_variant(variant):
     assert [n for n in left.missing_keys if not n.startswith("auxiliary.")] == [] == left.unexpected_keys
     assert bool(left.missing_keys) == (variant == "auxiliary")
     frames_BTHW = torch.rand(1, 2, 40, 48)
-    assert torch.equal(ours(frames_BTHW), plain(frames_BTHW))
+    found, expected = ours(frames_BTHW), plain(frames_BTHW)
+    assert torch.equal(found, expected)
+    # The graph too: what flows back through it.
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    for (name, a), b in zip(plain.backbone.named_parameters(), ours.backbone.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad), name
 
 
 @pytest.mark.parametrize("variant", ["projection", "scaling"])

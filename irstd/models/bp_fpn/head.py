@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -26,6 +28,15 @@ class Head(nn.Module):
         self.cls_preds = nn.ModuleList([nn.Conv2d(channels, classes, 1)])
         self.reg_preds = nn.ModuleList([nn.Conv2d(channels, 4, 1)])
         self.obj_preds = nn.ModuleList([nn.Conv2d(channels, 1, 1)])
+
+    def start_at(self, prior: float) -> None:
+        """Set the biases of objectness and class so that both start about the probability `prior`.
+
+        Nearly all cells are background. Where the head starts at .5, the first steps are spent on saying so, with
+        gradients that all point one way; a high learning rate then leaves features that tell nothing apart.
+        """
+        for layer in (*self.obj_preds, *self.cls_preds):
+            nn.init.constant_(layer.bias, -math.log((1 - prior) / prior))
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         x_BCHW = self.stems[0](x_BCHW)

@@ -54,6 +54,8 @@ class BPFPN(Model):
         motion_branch: True adds the host's training-only motion loss.
         motion_slices: slices of its ConvLSTM, 1 as released.
         gils, dgr: what BP-FPN adds; None: the defaults, or nothing where `bp` is False.
+        prior: probability that objectness and class start at, as YOLOX has it; None: biases as PyTorch draws them, as the
+            host has it.
         min_score, nms: of `predict`: detections below are dropped; of two that overlap more the better one stays.
 
     Raises:
@@ -74,6 +76,7 @@ class BPFPN(Model):
         motion_slices: int = 1,
         gils: GILSConfig | None = None,
         dgr: DGRConfig | None = None,
+        prior: float | None = None,
         min_score: float = 0.001,
         nms: float = 0.65,
     ) -> None:
@@ -99,6 +102,8 @@ class BPFPN(Model):
         self.motion = MotionBranch(in_channels, c["dark3"], frames, width, motion_slices) if motion_branch else None
         self.auxiliary = AuxiliaryHeads(c["dark4"]) if self.dgr_config.variant == "auxiliary" else None
         self.apply(_initialise)
+        if prior is not None:
+            self.head.start_at(prior)
 
     # -- forward -------------------------------------------------------------------------------------------------
 
