@@ -140,6 +140,9 @@ class TrainConfig(Section):
     loss: LossConfig = LossConfig()
     val_every: int = Field(1, ge=1, description="epochs between validations (and checkpoints)")
     channels_last: bool = True
+    activation_checkpointing: bool = Field(
+        False, description="compute large activations again in the backward pass: less memory, more time, the same bits"
+    )
     seed: int = Field(0, ge=0, lt=2**31)
 
 
@@ -203,7 +206,8 @@ class Config(Section):
         idle = {"resize", "interpolation"} if self.data.resize == "native" else set()
         data = self.data.model_dump(mode="json", exclude={"sets"} | idle)
         found = {"model": self.model.model_dump(mode="json"), "data": data}
-        found["train"] = self.train.model_dump(mode="json")
+        # Activations that are computed again are the same to the bit.
+        found["train"] = self.train.model_dump(mode="json", exclude={"activation_checkpointing"})
         # These choose the checkpoint that is kept as best.
         found["select"] = self.evaluate.model_dump(mode="json")
         return found

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from irstd.errors import InputError
+
 if TYPE_CHECKING:
     from irstd.config import Config
     from irstd.models.bp_fpn import BPFPN
@@ -47,6 +49,11 @@ def build_model(config: Config) -> Model:
         from irstd.models.ggl_net import GGLNet
 
         model = GGLNet(**options)
+    if config.train.activation_checkpointing and not model.checkpoints:
+        raise InputError(
+            f"train.activation_checkpointing=true: {config.model.name} keeps its activations; leave it out"
+        )
+    model.activation_checkpointing = config.train.activation_checkpointing
     model.loss_config = config.train.loss
     model.threshold = config.evaluate.threshold
     model.resize = Resize.of(config.data, config.model.operator if getattr(model, "takes_gradient", False) else None)
