@@ -183,6 +183,9 @@ class TrainConfig(Section):
     val_steps: int | None = Field(None, ge=1, description="steps between them, in place of val_every")
     patience: int | None = Field(None, ge=1, description="stop after so many validations without a better one")
     channels_last: bool = True
+    activation_checkpointing: bool = Field(
+        False, description="compute large activations again in the backward pass: less memory, more time, the same bits"
+    )
     seed: int = Field(0, ge=0, lt=2**31)
 
     @model_validator(mode="after")
@@ -266,8 +269,9 @@ class Config(Section):
         loss = self.train.loss
         unused = {name for name in ("focal", "objectness_focal") if not getattr(loss, name)}
         unused |= {"focal_gamma", "focal_alpha"} if len(unused) == 2 else set()
-        # The weights that it starts from go in by their hash, elsewhere.
-        found["train"] = self.train.model_dump(mode="json", exclude={"init": True, "loss": unused})
+        # The weights that it starts from go in by their hash, elsewhere; activations that are computed again are the same.
+        aside = {"init": True, "activation_checkpointing": True, "loss": unused}
+        found["train"] = self.train.model_dump(mode="json", exclude=aside)
         # These choose the checkpoint that is kept as best.
         found["select"] = self.evaluate.model_dump(mode="json")
         return found

@@ -21,11 +21,14 @@ class Detector:
 
     detector = Detector(Package.read(folder))
     found = detector(frames_THW)          # uint8 or uint16 counts -> a list of Detections, one a frame
+
+    On a CPU the network is folded for inference (`irstd.models.fold`): probabilities stay within 1e-4 of the trained one's.
     """
 
     def __init__(self, package: Package, device: str = "cpu") -> None:
         self.package = package
-        self.model = package.model(device)
+        model = package.model(device)
+        self.model = model.folded() if device == "cpu" else model
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu") -> Detector:
@@ -49,7 +52,31 @@ class Detector:
     def stream(
         self, frames: Iterable[np.ndarray], bit_depth: int, statistics: Mapping[str, float], batch: int = 4
     ) -> Iterator[Detections]:
-        """Detections frame by frame, in bounded memory. `statistics`: the recording's, as `sequence.json` holds them."""
+        """Detections frame by frame, in bounded memory. `statistics`: the recording's, as `sequence.json` holds them.
+
+        A network of clips that can keep the features of past frames does so wherever a recording has one offset and
+        scale, which gives what whole clips give up to rounding. Under the rule `frame` each key frame scales its whole
+        clip, so that features of past frames are of no use: whole clips then go through the network, `batch` at a time.
+        """
+        kept = self.model.stream() if self.model.frames > 1 and self._one_scale(bit_depth) else None
+        found = self._by_clip(frames, bit_depth, statistics, batch)
+        if kept is not None:
+            found = (
+                item
+                for frame_HW in frames
+                for item in kept.predict(self._batch(frame_HW[None, None], bit_depth, statistics))
+            )
+        for item in found:
+            # A network that gives boxes gives them all, for curves.
+            yield item.above(self.model.threshold)
+
+    def _one_scale(self, bit_depth: int) -> bool:
+        """Whether all frames of a recording are normalised alike."""
+        return intensity.resolve(self.package.content["intensity"]["rule"], bit_depth) != "frame"
+
+    def _by_clip(
+        self, frames: Iterable[np.ndarray], bit_depth: int, statistics: Mapping[str, float], batch: int
+    ) -> Iterator[Detections]:
         iterator = iter(frames)
         past: list[np.ndarray] = []
         while part := list(islice(iterator, batch)):
@@ -57,9 +84,7 @@ class Detector:
             seen = [*(past or part[:1] * (self.model.frames - 1)), *part]
             past = seen[len(part) :]
             clips_BTHW = np.stack([np.stack(seen[b : b + self.model.frames]) for b in range(len(part))])
-            for found in self.model.predict(self._batch(clips_BTHW, bit_depth, statistics)):
-                # A network that gives boxes gives them all, for curves.
-                yield found.above(self.model.threshold)
+            yield from self.model.predict(self._batch(clips_BTHW, bit_depth, statistics))
 
     def _batch(self, clips_BTHW: np.ndarray, bit_depth: int, statistics: Mapping[str, float]) -> dict[str, Any]:
         rule = self.package.content["intensity"]["rule"]

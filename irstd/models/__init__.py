@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from irstd.errors import InputError
+
 if TYPE_CHECKING:
     from irstd.config import Config
     from irstd.models.adapters import DetectionAdapter, SegmentationAdapter
@@ -43,6 +45,9 @@ def build_model(config: Config) -> Model:
 
     section = config.model
     model = kept_contract(foreign.make(section.network, section.arguments()), section)
+    if config.train.activation_checkpointing and not model.checkpoints:
+        raise InputError(f"train.activation_checkpointing=true: {section.network} keeps its activations; leave it out")
+    model.activation_checkpointing = config.train.activation_checkpointing
     model.loss_config = config.train.loss
     model.threshold = config.evaluate.threshold
     model.resize = Resize.of(config.data, section.stored_gradient)

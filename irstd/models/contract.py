@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -49,7 +49,8 @@ class Model(nn.Module, ABC):
     task: "segmentation", where `predict` gives masks and their components as boxes, or "detection", where it gives boxes.
     frames: T of the clips that it takes. progress: share of the training that is done, for losses that change on the
     way; the training loop sets it. resize: what the network gets of the frames. spares: whether a loss may leave
-    parameters without a gradient.
+    parameters without a gradient. activation_checkpointing: whether training computes activations again rather than keep
+    them; `checkpoints` says whether a network can.
     """
 
     task: str
@@ -59,6 +60,8 @@ class Model(nn.Module, ABC):
     loss_config: LossConfig = LossConfig()
     progress: float = 1.0
     resize: Resize = Resize()
+    checkpoints: ClassVar[bool] = False
+    activation_checkpointing: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -85,6 +88,15 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def detect(self, batch: Batch, placements: list[Placement]) -> list[Detections]:
         """One `Detections` for each key frame of a batch as the network gets it, in original pixels."""
+
+    def folded(self) -> Model:
+        """This network for inference alone, the same function up to rounding; itself where nothing can be gained."""
+        return self
+
+    def stream(self) -> Any | None:
+        """One recording frame by frame, past frames' features kept: an object whose `predict` takes batches of single
+        frames; None where the network has no such form."""
+        return None
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Detections]:

@@ -90,6 +90,11 @@ def restore_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> dict[st
     for group, kept in zip(groups, saved["groups"], strict=True):
         group |= {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if value.shape == parameter.shape:
+                # Files hold rows; fused optimizers want the order of the parameter (channels last).
+                moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     return average
 
 

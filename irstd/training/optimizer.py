@@ -13,11 +13,13 @@ from irstd.config import TrainConfig
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """The optimizer over all parameters, those that are no module's weight or bias included."""
     parameters = [p for p in model.parameters() if p.requires_grad]
+    # Fused: one pass over the memory of weights, gradients and moments, where the default takes one for each operation.
+    common = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(parameters, **common)
     if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(parameters, config.lr, momentum=0.9, nesterov=True, weight_decay=config.weight_decay)
+        return torch.optim.Adam(parameters, **common)
+    return torch.optim.SGD(parameters, momentum=0.9, nesterov=True, **common)
 
 
 def learning_rate(config: TrainConfig, step: int, total: int) -> float:

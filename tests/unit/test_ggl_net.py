@@ -256,8 +256,9 @@ def test_one_channel_stands_for_three_equal_ones():
     gradient_BCHW = gradient_magnitude_torch(image_BCHW)
     tripled = image_BCHW.repeat(1, 3, 1, 1)
     expected = model(tripled, gradient_BCHW.repeat(1, 3, 1, 1))
+    # Up to the rounding of the weights' sums.
     for logit in (model(image_BCHW), model(tripled), model(tripled, gradient_BCHW), model(image_BCHW, gradient_BCHW)):
-        assert torch.equal(logit, expected)
+        torch.testing.assert_close(logit, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_authors_border_is_zero_padding_of_the_padded_image():
@@ -326,7 +327,7 @@ def test_channels_last():
 def test_an_exported_graph_accepts_any_size():
     model = small(supplement="add", squeeze_excitation=False, fusion="add")
     for level, stage in enumerate(model.stages):
-        model.stages[level] = stage[0]  # a smaller graph is traced sooner; what can tie it to a size is still there
+        model.stages[level] = stage[:1]  # a smaller graph is traced sooner; what can tie it to a size is still there
     dynamic = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     program = torch.export.export(model, (images(2, 1, 35, 50),), dynamic_shapes=(dynamic,))
     assert not any("autocast" in str(node.target) for node in program.graph.nodes)

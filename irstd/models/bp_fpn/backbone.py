@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from irstd.models.bp_fpn.blocks import BaseConv, CSPLayer, Focus, SPPBottleneck
+from irstd.models.recompute import kept, recomputed
 
 STRIDES = {"image": 1, "stem": 2, "dark2": 4, "dark3": 8, "dark4": 16, "dark5": 32}
 
@@ -48,10 +49,13 @@ class CSPDarknet(nn.Module):
             SPPBottleneck(c["dark5"]),
             CSPLayer(c["dark5"], c["dark5"], 1, shortcut=False),
         )
+        self.recompute = False
+        """Whether the stages of large maps are computed again in the backward pass rather than kept."""
 
     def forward(self, image_NCHW: torch.Tensor) -> Stages:
-        stem = self.stem(image_NCHW)
-        dark2 = self.dark2(stem)
-        dark3 = self.dark3(dark2)
+        run = recomputed if self.recompute else kept
+        stem = run(self.stem, image_NCHW)
+        dark2 = run(self.dark2, stem)
+        dark3 = run(self.dark3, dark2)
         dark4 = self.dark4(dark3)
         return Stages(stem, dark2, dark3, dark4, self.dark5(dark4))

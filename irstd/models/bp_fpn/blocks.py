@@ -22,6 +22,8 @@ class BatchNorm(nn.BatchNorm2d):
 class BaseConv(nn.Module):
     """Convolution without bias that keeps the size (unless strided), batch normalisation, activation (SiLU)."""
 
+    chain = ("conv", "bn")
+
     def __init__(
         self,
         in_channels: int,

@@ -85,6 +85,9 @@ class Shortcut(nn.Module):
         else:
             self.project = conv(sum(sources.values()), out_channels, 1, bias=not config.norm)
         self.norm = BatchNorm(out_channels) if config.norm else nn.Identity()
+        # What `irstd.models.fold` may make one; a sum of several convolutions stands between them and the norm.
+        alone = [f"blocks.{name}" for name in self.blocks] or ["project"]
+        self.chain = (alone[0], "norm") if len(alone) == 1 else ()
         self.act = nn.SiLU(inplace=True) if config.act else nn.Identity()
 
     def forward(self, maps: Maps) -> torch.Tensor:

@@ -27,6 +27,7 @@ from irstd.models.bp_fpn.neck import MotionNeck
 from irstd.models.bp_fpn.postprocess import detections_of
 from irstd.models.bp_fpn.pyramid import Levels, Pyramid
 from irstd.models.contract import Detections, Model
+from irstd.models.fold import folded
 from irstd.models.resize import Placement
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class BPFPN(Model):
     """
 
     task = "detection"
+    checkpoints = True
 
     def __init__(
         self,
@@ -152,6 +154,7 @@ class BPFPN(Model):
     def levels(self, frames_BTHW: torch.Tensor) -> Levels:
         """The pyramid's maps of all frames, N = B * T, frames of a clip together."""
         rows = ALL if self.gils_config.frames == "all" else slice(self.frames - 1, None, self.frames)
+        self.backbone.backbone.recompute = self.training and self.activation_checkpointing
         return self.backbone(*self.image(frames_BTHW.flatten(0, 1)), rows)
 
     def heads(self, p3_NCHW: torch.Tensor, frames_BTHW: torch.Tensor) -> torch.Tensor:
@@ -171,6 +174,9 @@ class BPFPN(Model):
         from irstd.models.bp_fpn.stream import Stream
 
         return Stream(self)
+
+    def folded(self) -> BPFPN:
+        return folded(self)
 
     # -- the contract --------------------------------------------------------------------------------------------
 
@@ -212,8 +218,12 @@ class BPFPN(Model):
 
     def detect(self, batch: Batch, placements: list[Placement]) -> list[Detections]:
         """All with a score of at least `min_score`, without masks."""
+        return self.decoded(self(normalised(batch)), placements)
+
+    def decoded(self, raw_BCHW: torch.Tensor, placements: list[Placement]) -> list[Detections]:
+        """What raw predictions say, in original pixels."""
         found = []
-        for raw_CHW, placement in zip(self(normalised(batch)), placements, strict=True):
+        for raw_CHW, placement in zip(raw_BCHW, placements, strict=True):
             (item,) = detections_of(raw_CHW.unsqueeze(0), *placement.placed, self.min_score, self.nms)
             found.append(replace(item, boxes_N4=placement.boxes_back(item.boxes_N4)))
         return found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -15,6 +13,7 @@ from irstd.models.bp_fpn.backbone import CSPDarknet, Stages, widths
 from irstd.models.bp_fpn.blocks import BaseConv, CSPLayer
 from irstd.models.bp_fpn.coupling import project_gradient, scale_gradient
 from irstd.models.bp_fpn.gils import ALL, GILS, Maps
+from irstd.models.recompute import frozen_statistics
 
 
 class Levels(NamedTuple):
@@ -76,7 +75,7 @@ class Pyramid(nn.Module):
             for pair in self.dgr.pairs.split("+"):
                 project_gradient(*levels.pair(pair), self.dgr.projection)
         if self.training and self.dgr.hard_isolation:
-            with _frozen_statistics(self.C3_p3), _frozen_statistics(self.C3_p4):
+            with frozen_statistics(self.C3_p3), frozen_statistics(self.C3_p4):
                 levels = levels._replace(
                     isolated_a3=self._block_p3(a4r.detach(), maps, rows),
                     isolated_a4=self._block_p4(a5.detach(), maps, rows),
@@ -99,16 +98,3 @@ class Pyramid(nn.Module):
 
 def _up(x_NCHW: torch.Tensor) -> torch.Tensor:
     return F.interpolate(x_NCHW, scale_factor=2, mode="nearest")
-
-
-@contextmanager
-def _frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch normalisations use the batch's statistics, as in training, and do not add them to the running ones."""
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True

@@ -7,7 +7,9 @@ from collections import deque
 import torch
 
 from irstd.errors import InputError
+from irstd.models.batch import Batch, normalised, to_device
 from irstd.models.bp_fpn.network import BPFPN
+from irstd.models.contract import Detections
 
 
 class Stream:
@@ -56,3 +58,9 @@ class Stream:
         raw_BCHW = model.coupled(list(self._past), key, *frame_BHW.shape[-2:])
         self._past.append(past)
         return raw_BCHW
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> list[Detections]:
+        """As the model's `predict`, of a batch whose "frames" [B, 1, H, W] are each the next of its recording."""
+        batch, placements = self.model.resize(to_device(batch, self.model.device))
+        return self.model.decoded(self(normalised(batch)[:, -1]), placements)

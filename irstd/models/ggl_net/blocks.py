@@ -15,13 +15,22 @@ class Float32Conv2d(nn.Conv2d):
 
     Small targets may rise a few counts out of several hundred; bfloat16 would round the image to fewer levels than
     that. A model that was itself converted to half precision still runs, in that precision.
+
+    One channel stands for equal ones: it meets the sum of the weights over the input channels, which is the same up to
+    rounding and needs neither copies of the channel nor as many products.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not torch.is_autocast_enabled(input.device.type):
-            return super().forward(input.to(self.weight.dtype))
+            return self._convolved(input)
         with torch.autocast(input.device.type, enabled=False):
-            return super().forward(input.to(self.weight.dtype))
+            return self._convolved(input)
+
+    def _convolved(self, input: torch.Tensor) -> torch.Tensor:
+        weight = self.weight
+        if input.shape[1] == 1 < self.in_channels:
+            weight = weight.sum(1, keepdim=True)
+        return self._conv_forward(input.to(weight.dtype), weight, self.bias)
 
 
 def conv_bn(
@@ -49,10 +58,13 @@ class SqueezeExcitation(nn.Module):
         hidden = max(1, channels // reduction)
         self.squeeze = nn.Linear(channels, hidden, bias=False)
         self.excite = nn.Linear(hidden, channels, bias=False)
+        self.inplace = False
+        """Whether x may be overwritten: not while its values are wanted for gradients."""
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         weight_BC = torch.sigmoid(self.excite(F.relu(self.squeeze(x_BCHW.mean(dim=(2, 3))))))
-        return x_BCHW * weight_BC[:, :, None, None]
+        weight_BC11 = weight_BC[:, :, None, None]
+        return x_BCHW.mul_(weight_BC11) if self.inplace else x_BCHW * weight_BC11
 
 
 class ResidualBlock(nn.Module):
@@ -65,7 +77,8 @@ class ResidualBlock(nn.Module):
         self.second = conv_bn(channels, channels)
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.second(self.attention(self.first(x_BCHW))) + x_BCHW)
+        # In place: fresh memory for maps of the frame's size costs more than the sums. No gradient needs what was there.
+        return self.second(self.attention(self.first(x_BCHW))).add_(x_BCHW).relu_()
 
 
 class DownBlock(nn.Module):
@@ -82,7 +95,7 @@ class DownBlock(nn.Module):
         self.shortcut = conv_bn_relu(in_channels, out_channels, stride=2)
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.main(x_BCHW) + self.shortcut(x_BCHW))
+        return self.main(x_BCHW).add_(self.shortcut(x_BCHW)).relu_()
 
 
 def local_contrast(channels: int) -> nn.Sequential:

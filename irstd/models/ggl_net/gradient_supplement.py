@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from irstd.models.ggl_net.blocks import Float32Conv2d, SqueezeExcitation, conv_bn, conv_bn_relu
@@ -46,4 +45,4 @@ class GradientSupplement(nn.Module):
         features_BCHW = self.gradient_block(gradient_BCHW)
         if self.merge is None:
             return main_BCHW + features_BCHW
-        return F.relu(self.merge(torch.cat((main_BCHW, features_BCHW), dim=1)) + main_BCHW)
+        return self.merge(torch.cat((main_BCHW, features_BCHW), dim=1)).add_(main_BCHW).relu_()

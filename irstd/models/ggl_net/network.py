@@ -7,6 +7,7 @@ has the number of parameters that the authors print, 8.99 M.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -17,15 +18,18 @@ from irstd.data.gradient import GradientSpec, Operator, gradient_magnitude_torch
 from irstd.errors import InputError, nearest
 from irstd.models.batch import finite
 from irstd.models.contract import SegmentationModel
+from irstd.models.fold import folded
 from irstd.models.ggl_net.blocks import (
     DownBlock,
     Float32Conv2d,
     ResidualBlock,
+    SqueezeExcitation,
     conv_bn_relu,
     local_contrast,
 )
 from irstd.models.ggl_net.fusion import ChannelGuide, SpatialGuide, build_fusion
 from irstd.models.ggl_net.gradient_supplement import GradientSupplement
+from irstd.models.recompute import kept, recomputed
 
 Border = Literal["replicate", "authors"]
 FusionName = Literal["tgfm", "sbam", "add"]
@@ -34,6 +38,10 @@ Supplement = Literal["gsm", "add"]
 
 STRIDE = 16
 """Height and width inside the network are multiples of this."""
+RECOMPUTED = 2
+"""Levels that activation checkpointing computes again. The finest two hold three quarters of the memory for two fifths of
+the work."""
+Run = Callable[..., torch.Tensor]
 
 
 class GGLNet(SegmentationModel):
@@ -62,6 +70,8 @@ class GGLNet(SegmentationModel):
     Raises:
         InputError (a ValueError): a switch has an unknown value, or the sizes are too small.
     """
+
+    checkpoints = True
 
     def __init__(
         self,
@@ -129,25 +139,41 @@ class GGLNet(SegmentationModel):
         height, width = image_BCHW.shape[-2:]
         bottom, right = -height % STRIDE, -width % STRIDE
         padded_BCHW = F.pad(image_BCHW, (0, right, 0, bottom), mode="replicate")
-        x_BCHW = self.stem(padded_BCHW.expand(-1, self.in_channels, -1, -1))
+        large, small = self._runners()
+        x_BCHW = large(self.stem, padded_BCHW)
         map_BCHW = self._gradient(image_BCHW, padded_BCHW, gradient_BCHW)
 
         levels = []
         for index, stage in enumerate(self.stages):
-            x_BCHW = stage(x_BCHW)
+            run = large if index < RECOMPUTED else small
+            for block in stage:
+                x_BCHW = run(block, x_BCHW)
             if map_BCHW is not None:
                 if index:
                     # The map is computed once and pooled, not computed again at each scale (released code).
                     map_BCHW = F.max_pool2d(map_BCHW, 2)
-                x_BCHW = self.supplements[index](x_BCHW, map_BCHW.expand(-1, self.in_channels, -1, -1))
-            levels.append(self.contrasts[index](x_BCHW))
+                x_BCHW = run(self.supplements[index], x_BCHW, map_BCHW)
+            levels.append(run(self.contrasts[index], x_BCHW))
 
         fused_BCHW = levels.pop()
-        for fusion, low_BCHW in zip(reversed(self.fusions), reversed(levels), strict=True):
-            fused_BCHW = fusion(fused_BCHW, low_BCHW)
+        for index in reversed(range(len(self.fusions))):
+            run = large if index < RECOMPUTED else small
+            fused_BCHW = run(self.fusions[index], fused_BCHW, levels[index])
         # Padding without a condition, and cropping by padding with less than nothing: a slice would tie an exported
         # graph to whether the example's size was a multiple of the stride.
-        return F.pad(self.head(fused_BCHW), (0, -right, 0, -bottom))
+        return F.pad(large(self.head, fused_BCHW), (0, -right, 0, -bottom))
+
+    def folded(self) -> GGLNet:
+        found = folded(self)
+        for module in found.modules():
+            if isinstance(module, SqueezeExcitation):
+                module.inplace = True
+        return found
+
+    def _runners(self) -> tuple[Run, Run]:
+        """How the modules of large maps and those of small ones are called: kept, or computed again in backward."""
+        again = self.training and self.activation_checkpointing
+        return recomputed if again else kept, kept
 
     def _gradient(
         self, image_BCHW: torch.Tensor, padded_BCHW: torch.Tensor, gradient_BCHW: torch.Tensor | None

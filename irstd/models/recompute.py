@@ -1,0 +1,41 @@
+"""Activation checkpointing: memory for time.
+
+What a part of the network computes on the way to its output is not kept for the backward pass but computed again there
+(Chen et al. 2016, "Training deep nets with sublinear memory cost"). The gradients are the same to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+def kept(module: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
+    """`module(*inputs)`."""
+    return module(*inputs)
+
+
+def recomputed(module: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
+    """`module(*inputs)` with only the inputs kept for the backward pass; the module must draw no random numbers."""
+
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        return nullcontext(), frozen_statistics(module)
+
+    return checkpoint(module, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch normalisations use the batch's statistics, as in training, and do not add them to the running ones."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
