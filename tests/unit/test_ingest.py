@@ -245,6 +245,8 @@ BAD: dict[str, tuple[Callable[[Path], object], dict, str]] = {
     "no slug": (lambda s: write_image(s / "空.png", frames(1)[0]), {}, r"^'空': no letter or digit .*: rename it"),
     "change": (_change_and_new, {}, r"^s/a \(labels\): differs from what is there, .*--update"),
     "link": (lambda s: os.symlink(__file__, s / "x.mkv"), {}, r"^x\.mkv: is a link that leaves"),
+    "link to a folder": (lambda s: os.symlink("/", s / "x"), {}, r"^x: is a link that leaves .*: copy the file in, or"),
+    "link to nothing": (lambda s: os.symlink("gone.mkv", s / "x.mkv"), {}, r"^x\.mkv: is a link to nothing: copy"),
     "group-by": (lambda s: None, {"group_by": "(x"}, r"^--group-by \(x: not a regular expression"),
     "group-by without group": (lambda s: None, {"group_by": "x"}, r"^--group-by x: has no group: put .* in \( \)"),
     "group-by finds none": (lambda s: None, {"group_by": "(x)"}, r"^a: --group-by \(x\) finds no group in it: correct"),
