@@ -24,16 +24,32 @@ class CountHistogram:
 
     def __init__(self) -> None:
         self.counts: np.ndarray | None = None  # int64 [256] or [65536]
+        self._words = np.empty(0, np.uint64)  # of the frame before, eight pixels each
+        self._last = np.empty(0, np.int64)  # its own counts
 
     def add(self, frame_HW: np.ndarray) -> None:
-        """Count the pixels of a contiguous uint8 or uint16 [H, W] frame."""
+        """Count the pixels of a contiguous uint8 or uint16 [H, W] frame. Leave it as it is until the next one comes."""
         bins = 256 if frame_HW.dtype == np.uint8 else 65536
         if self.counts is None:
             self.counts = np.zeros(bins, dtype=np.int64)
         if bins == 256 and frame_HW.size < 2**24:
-            self.counts += _histogram_8bit(frame_HW)
+            self.counts += self._of_8bit(frame_HW)
         else:
             self.counts += np.bincount(frame_HW.ravel(), minlength=bins)
+
+    def _of_8bit(self, frame_HW: np.ndarray) -> np.ndarray:
+        """int64 [256]. Compressed video repeats most of the frame before: then only what changed is counted."""
+        pixels = frame_HW.ravel()
+        words = pixels.view(np.uint64) if pixels.size % 8 == 0 else np.empty(0, np.uint64)
+        changed = words != self._words if words.size == self._words.size else np.ones(words.size, bool)
+        if words.size and 8 * np.count_nonzero(changed) < words.size:
+            (where,) = changed.nonzero()
+            new, old = (np.bincount(each[where].view(np.uint8), minlength=256) for each in (words, self._words))
+            self._last = self._last + new - old
+        else:
+            self._last = _histogram_8bit(pixels)
+        self._words = words
+        return self._last
 
     def quantile(self, q: float) -> float:
         """The q-quantile (0 to 1) by linear interpolation, as `numpy.quantile` of all pixels."""
@@ -58,9 +74,8 @@ class CountHistogram:
         )
 
 
-def _histogram_8bit(frame_HW: np.ndarray) -> np.ndarray:
-    """int64 [256]. OpenCV's float32 bins are exact up to 2^24; for 16 bits `bincount` is the faster one."""
-    pixels = frame_HW.ravel()
+def _histogram_8bit(pixels: np.ndarray) -> np.ndarray:
+    """int64 [256] of uint8 [N]. OpenCV's float32 bins are exact up to 2^24; for 16 bits `bincount` is the faster one."""
     if pixels.size % 4 == 0:
         # Neighbours are often equal, and adding twice to one bin has to wait; pixels of four far rows in turn do not.
         pixels = cv2.merge(list(pixels.reshape(4, 1, -1))).reshape(1, -1)

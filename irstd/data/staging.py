@@ -16,6 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from irstd.data import sidecar, splits
@@ -51,11 +52,13 @@ def stage_all(
     found: dict[str, Sequence] = {}
     damaged: dict[str, DamagedRecording] = {}
     done = 0
-    # Decoders leave the interpreter free and rarely fill more than one core each.
-    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
+    # Decoders leave the interpreter free, and side by side need no threads of their own, which cost a third more.
+    workers = max(1, min(4, os.cpu_count() or 1, len(candidates)))
+    threads = max(1, cv2.getNumThreads() // workers)
+    pool = ThreadPoolExecutor(workers)
     try:
         futures = {
-            name: pool.submit(stage, each, root, work / "new" / name, set_name, name, there.get(name))
+            name: pool.submit(stage, each, root, work / "new" / name, set_name, name, there.get(name), threads)
             for name, each in candidates.items()
         }
         for name, future in futures.items():
@@ -71,12 +74,20 @@ def stage_all(
     return found, damaged
 
 
-def stage(candidate: Candidate, root: Path, folder: Path, set_name: str, name: str, old: Sequence | None) -> Sequence:
+def stage(
+    candidate: Candidate,
+    root: Path,
+    folder: Path,
+    set_name: str,
+    name: str,
+    old: Sequence | None,
+    threads: int | None = None,
+) -> Sequence:
     """Write the sequence into `folder`: copy and hash, decode once, check, describe.
 
     `root` is the source; `old` is the sequence that this one will replace: its licence and group stay unless others are
-    stated. `DamagedRecording` where the recording cannot be read, another `InputError` where what was said of it is wrong:
-    its labels, or its bit depth.
+    stated; `threads` of the decoder. `DamagedRecording` where the recording cannot be read, another `InputError` where
+    what was said of it is wrong: its labels, or its bit depth.
     """
     place = folder / FRAMES_FOLDER if candidate.folder else folder
     place.mkdir(parents=True)
@@ -92,7 +103,7 @@ def stage(candidate: Candidate, root: Path, folder: Path, set_name: str, name: s
         copies.append(copies[0].with_suffix(sidecar.ENDING))
         copies[1].write_text(candidate.raw.text(), encoding="utf-8")
     try:
-        recording = open_recording(place if candidate.folder else copies[0], candidate.bit_depth, where)
+        recording = open_recording(place if candidate.folder else copies[0], candidate.bit_depth, where, threads)
         frames, intensity, marks = _measure(recording.frames())
     except DepthError:
         raise

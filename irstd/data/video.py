@@ -26,7 +26,7 @@ import numpy as np
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 import cv2
 
-from irstd.data import cptv, raw, sidecar
+from irstd.data import cptv, packets, raw, sidecar
 from irstd.data.containers import declared_bytes
 from irstd.data.stills import check_side, is_still, read_still, stills_in
 from irstd.errors import InputError
@@ -61,13 +61,16 @@ def is_recording(path: Path) -> bool:
     return is_video(path) or is_still(path)
 
 
-def open_recording(path: Path, bit_depth: int | None = None, where: str | None = None) -> Recording:
+def open_recording(
+    path: Path, bit_depth: int | None = None, where: str | None = None, threads: int | None = None
+) -> Recording:
     """Open a recording and decode its first frame.
 
     `bit_depth`: of the counts, where the container cannot say it (14 bits in a 16-bit file); default 8 or 16 by dtype.
-    `where` names the recording in messages. `InputError` where nothing can be decoded, or the depth does not fit.
+    `where` names the recording in messages. `threads` of the decoder; default as many as OpenCV has. `InputError` where
+    nothing can be decoded, or the depth does not fit.
     """
-    return Recording(path, bit_depth, where or path.name)
+    return Recording(path, bit_depth, where or path.name, threads)
 
 
 def frames_at(path: Path, indices: list[int], bit_depth: int | None = None) -> list[np.ndarray]:
@@ -81,8 +84,9 @@ class Recording:
     `grey_rule` and `notes` (what was odd) are final once `frames()` has run to its end.
     """
 
-    def __init__(self, path: Path, bit_depth: int | None, where: str) -> None:
+    def __init__(self, path: Path, bit_depth: int | None, where: str, threads: int | None = None) -> None:
         self.path, self.where = path, where
+        self.threads = threads or cv2.getNumThreads()
         self.fps: float | None = None
         self.grey_rule = "none"
         self.notes: list[str] = []
@@ -166,6 +170,8 @@ class Recording:
                 good, image = capture.read()
                 if not good:
                     break
+                if count == 1:  # not for who only wants the first one
+                    self._check_changes()
                 yield image if self._luma is None else self._unpacked(image, capture)
                 count += 1
             self._check_count(count, capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -174,14 +180,14 @@ class Recording:
 
     def _opened_video(self) -> cv2.VideoCapture:
         _check_whole(self.path, self.where)
-        capture = _capture(self.path, convert=False)
-        code = int(capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT)).to_bytes(4, "little") if capture.isOpened() else b""
+        capture = _capture(self.path, self.threads, convert=False)
+        code = packets.pixel_format(capture)
         if code in _COLOUR:
             capture.release()
-            capture = _capture(self.path, convert=True)
+            capture = _capture(self.path, self.threads, convert=True)
         elif code in _PACKED:
             capture.release()
-            capture, self._luma = _capture(self.path, convert=False, stored=True), _PACKED[code]
+            capture, self._luma = _capture(self.path, self.threads, convert=False, stored=True), _PACKED[code]
         try:
             if not capture.isOpened():
                 raise InputError(
@@ -243,6 +249,19 @@ class Recording:
             capture.release()
         return found
 
+    def _check_changes(self) -> None:
+        for index, new, old in packets.changes(self.path):
+            if (new.width, new.height) != (old.width, old.height):
+                raise InputError(
+                    f"{self.where}: frame {index} is {new.width}x{new.height}, those before are {old.width}x{old.height}: "
+                    "a recording has one size; cut it there"
+                )
+            if (new.code in _LUMA) != (old.code in _LUMA):
+                raise InputError(
+                    f"{self.where}: frame {index} has the pixel format {new.code!r}, those before {old.code!r}: a recording "
+                    "has one depth; cut it there"
+                )
+
     def _check_count(self, count: int, declared: float) -> None:
         missing = declared - count
         if not math.isfinite(missing) or declared <= 0 or not missing:
@@ -267,9 +286,9 @@ def _stated(layout: raw.Layout | None, path: Path, where: str) -> raw.Layout:
     return layout
 
 
-def _capture(path: Path, convert: bool, stored: bool = False) -> cv2.VideoCapture:
+def _capture(path: Path, threads: int, convert: bool, stored: bool = False) -> cv2.VideoCapture:
     # FFmpeg would decode with a thread a core, whatever OpenCV was told: processes side by side need their share.
-    options = [cv2.CAP_PROP_CONVERT_RGB, int(convert), cv2.CAP_PROP_N_THREADS, cv2.getNumThreads()]
+    options = [cv2.CAP_PROP_CONVERT_RGB, int(convert), cv2.CAP_PROP_N_THREADS, threads]
     if stored:
         options += [cv2.CAP_PROP_FORMAT, -1]  # the bytes of each frame, not decoded
     return cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, options)

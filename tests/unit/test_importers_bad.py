@@ -205,6 +205,7 @@ BAD: dict[str, tuple[Build, str]] = {
     ),
     # tables
     "csv nan": (table("frame,x,y,w,h\r\n1,nan,2,3,4\r\n"), r"^s\.csv: line 2: frame 1: box .*not finite"),
+    "csv infinite": (table("frame,x,y,w,h\n1,1,2,inf,4\n"), r"^s\.csv: line 2: frame 1: box .*not finite"),
     "csv negative": (table("frame,x,y,w,h\n\n1,1,2,-3,4\n"), r"^s\.csv: line 3: frame 1: .*no area"),
     "csv outside": (table("frame,x,y,w,h\n1,1,-9,3,4\n"), r"^s\.csv: line 2: frame 1: .*wholly outside"),
     "csv latin-1": (table(b"frame,x,y,w,h,class\n1,1,2,3,4,m\xf6we\n"), r"^s\.csv: line 2: byte 0xf6 is not UTF-8"),
@@ -245,6 +246,10 @@ BAD: dict[str, tuple[Build, str]] = {
     "coco nan": (
         annotated(bbox=[float("nan"), 1, 2, 3]),
         r"annotations\[0\] \(id 1\): a number of bbox is nan, not finite",
+    ),
+    "coco infinite": (
+        annotated(bbox=[1, 1, float("inf"), 3]),
+        r"annotations\[0\] \(id 1\): a number of bbox is inf, not finite",
     ),
     "coco negative": (annotated(bbox=[1, 1, -2, 3]), r"annotations\[0\] \(id 1\): box .* has a negative size"),
     "coco three numbers": (annotated(bbox=[1, 1, 2]), r"\(id 1\): bbox is \[1, 1, 2\]: give \[x, y, width, height\]"),
@@ -293,6 +298,7 @@ BAD: dict[str, tuple[Build, str]] = {
     "coco link": (leaving(lambda r: coco(r), "annotations/instances.json"), r"instances\.json: is a link that leaves"),
     # YOLO
     "yolo nan": (yolo("0 nan .5 .1 .1\n"), r"^labels/s/1\.txt: line 1: a coordinate is 'nan', not finite"),
+    "yolo infinite": (yolo("0 .5 .5 inf .1\n"), r"^labels/s/1\.txt: line 1: a coordinate is 'inf', not finite"),
     "yolo nan in the first file": (
         lambda r: (
             yolo("")(r),
@@ -319,6 +325,7 @@ BAD: dict[str, tuple[Build, str]] = {
     "voc empty": (voc(""), r"^Annotations/a\.xml: not readable as XML"),
     "voc entity": (voc("<annotation>&nbsp;</annotation>"), r"not readable as XML \(undefined entity"),
     "voc nan": (voc(boxed("nan", 2, 3, 4)), r"object 1: xmin is 'nan', not finite"),
+    "voc infinite": (voc(boxed(1, 2, "inf", 4)), r"object 1: xmax is 'inf', not finite"),
     "voc reversed": (voc(boxed(9, 2, 3, 4)), r"object 1: xmax, ymax lie before xmin, ymin"),
     "voc no box": (voc(XML.format(name="a", objects="<object/>")), r"object 1: has no bndbox"),
     "voc another size": (
@@ -343,6 +350,7 @@ BAD: dict[str, tuple[Build, str]] = {
     ),
     "mot twice": (mot("1,1,1,1,2,2\n1,1,3,3,2,2\n"), r"line 2: frame 1 has id 1 in line 1 too"),
     "mot nan": (mot("1,1,nan,1,2,2\n"), r"line 1: a coordinate is 'nan', not finite"),
+    "mot infinite": (mot("1,1,1,1,inf,2\n"), r"line 1: a coordinate is 'inf', not finite"),
     "mot negative": (mot("1,1,1,1,-2,2\n"), r"line 1: box .* has a negative size"),
     "mot outside": (mot("1,1,40,1,2,2\n2,1,1,1,2,2\n"), r"line 1: frame 0: box .* wholly outside"),
     "mot columns": (mot("1 1 1 1 2 2\n"), r"line 1: has 1 columns: write frame,id,left"),
@@ -420,6 +428,17 @@ TAKEN: dict[str, tuple[Build, str | None, dict[int, list[list[float]]]]] = {
     "byte order mark": (nnlab(codecs.BOM_UTF8 + BOX.encode()), None, {1: [[1, 2, 2, 2]]}),
     "utf-16": (nnlab(BOX.encode("utf-16")), None, {1: [[1, 2, 2, 2]]}),
     "csv utf-16": (table("frame,x,y,w,h\n1,1,2,2,2\n".encode("utf-16")), None, {1: [[1, 2, 2, 2]]}),
+    "csv byte order mark": (
+        table(codecs.BOM_UTF8 + b"frame,x,y,w,h\r\n1,1,2,2,2\r\n"),
+        None,
+        {1: [[1, 2, 2, 2]]},
+    ),
+    "coco no extent": (
+        annotated(bbox=[2, 3, 0, 5]),
+        "1 boxes without extent: taken as ignore boxes",
+        {},
+    ),
+    "coco crowd": (annotated(iscrowd=1), None, {}),
     "csv cr alone": (table("frame,x,y,w,h\r1,1,2,2,2\r"), None, {1: [[1, 2, 2, 2]]}),
     "coco byte order mark": (
         lambda r: (p := coco(r)).write_bytes(codecs.BOM_UTF8 + p.read_bytes()),

@@ -189,16 +189,6 @@ def _empty_folder(source: Path) -> None:
     source.mkdir()
 
 
-def _cut(source: Path) -> None:
-    data = (source / "e.mkv").read_bytes()
-    (source / "e.mkv").write_bytes(data[: len(data) // 2])
-
-
-def _cut_mp4(source: Path) -> None:
-    path = write_video(source / "f.mp4", np.repeat(frames(30)[..., None], 3, axis=3))
-    path.write_bytes(path.read_bytes()[:-300])
-
-
 def _native_too_long(source: Path) -> None:
     for path in source.glob("*.csv"):
         path.unlink()
@@ -212,9 +202,6 @@ def _change_and_new(source: Path) -> None:
 
 BAD: dict[str, tuple[Callable[[Path], object], dict, str]] = {
     "empty folder": (_empty_folder, {}, r"no recordings found: give a folder with videos"),
-    "cut mkv": (_cut, {}, r"^e\.mkv: truncated: \d+ of \d+ bytes are there: copy it again"),
-    "cut mp4": (_cut_mp4, {}, r"^f\.mp4: .*copy it again"),
-    "zero bytes": (lambda s: (s / "e.mkv").write_bytes(b""), {}, r"^e\.mkv: the file is empty \(0 bytes\): copy"),
     "labels longer": (
         lambda s: (s / "e.csv").write_text(CSV + "6,1,2,3,4\n"),
         {},
@@ -258,6 +245,8 @@ BAD: dict[str, tuple[Callable[[Path], object], dict, str]] = {
     "no slug": (lambda s: write_image(s / "空.png", frames(1)[0]), {}, r"^'空': no letter or digit .*: rename it"),
     "change": (_change_and_new, {}, r"^s/a \(labels\): differs from what is there, .*--update"),
     "link": (lambda s: os.symlink(__file__, s / "x.mkv"), {}, r"^x\.mkv: is a link that leaves"),
+    "link to a folder": (lambda s: os.symlink("/", s / "x"), {}, r"^x: is a link that leaves .*: copy the file in, or"),
+    "link to nothing": (lambda s: os.symlink("gone.mkv", s / "x.mkv"), {}, r"^x\.mkv: is a link to nothing: copy"),
     "group-by": (lambda s: None, {"group_by": "(x"}, r"^--group-by \(x: not a regular expression"),
     "group-by without group": (lambda s: None, {"group_by": "x"}, r"^--group-by x: has no group: put .* in \( \)"),
     "group-by finds none": (lambda s: None, {"group_by": "(x)"}, r"^a: --group-by \(x\) finds no group in it: correct"),

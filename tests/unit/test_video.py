@@ -15,7 +15,7 @@ import pytest
 from recordings import frames, shared, write_image, write_video
 
 from irstd.data.containers import declared_bytes
-from irstd.data.counts import intensity_of
+from irstd.data.counts import CountHistogram, intensity_of
 from irstd.data.video import is_recording, open_recording
 from irstd.errors import InputError
 
@@ -154,6 +154,20 @@ def test_intensity_is_exact() -> None:
         np.testing.assert_allclose([found["median"], found["p005"], found["p995"]], expected, atol=1e-4)
     # A size that does not divide by four, and one frame of one count.
     assert intensity_of([np.full((3, 3), 7, np.uint8)]) == {"min": 7, "max": 7, "median": 7, "p005": 7, "p995": 7}
+
+
+@pytest.mark.parametrize("shape", [(24, 32), (21, 33), (3, 3)])
+def test_intensity_is_exact_where_frames_repeat(shape: tuple[int, int]) -> None:
+    """From none to all of the pixels change from one frame to the next."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, shape, dtype=np.uint8)]
+    for share in (0, 0.01, 0.1, 0.2, 0.3, 1, 0, 0.05, 0.05):
+        changed = np.roll(np.arange(np.prod(shape)) < share * np.prod(shape), rng.integers(1000)).reshape(shape)
+        images.append(np.where(changed, rng.integers(0, 256, shape, dtype=np.uint8), images[-1]))
+    histogram = CountHistogram()
+    for image in images:
+        histogram.add(image)
+    np.testing.assert_array_equal(histogram.counts, np.bincount(np.stack(images).ravel(), minlength=256))
 
 
 def cut(path: Path, share: float) -> Path:
