@@ -32,12 +32,14 @@ def hand_place(known: PublicSet, home: Path) -> Path:
 
 
 def present(known: PublicSet, home: Path) -> str | None:
-    """What of the set lies under IRSTD_HOME: "by hand", "fetched", "partly fetched", or None."""
+    """What of the set lies under IRSTD_HOME: "by hand", "fetched", "partly fetched", "its lists", or None."""
     if _filled(hand_place(known, home)):
         return "by hand"
     folder = home / "fetched" / known.slug
     there = sum((folder / file.place).is_file() for file in known.files)
-    return None if not there else "fetched" if there == len(known.files) else "partly fetched"
+    if not there:
+        return None
+    return "its lists" if known.by_hand else "fetched" if there == len(known.files) else "partly fetched"
 
 
 def obtain(known: PublicSet, home: Path, work: Path, given: Path | None = None, tell: Tell | None = None) -> Path:
