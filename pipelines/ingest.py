@@ -25,8 +25,9 @@ def ingest_flow(
     `source` may be a folder, a recording, an archive, or the name of a public set, which then names the data set too and may
     have been downloaded to `given`.
     """
-    arguments = ["ingest", source, "--format", format]
-    for option, value in (("--name", name), ("--list", list_name), ("--from", given)):
+    named = ["--name", name] if name is not None else []
+    arguments = ["ingest", source, *named, "--format", format]
+    for option, value in (("--list", list_name), ("--from", given)):
         if value is not None:
             arguments += [option, value]
     if bit_depth is not None:

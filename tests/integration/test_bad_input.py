@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -50,6 +52,41 @@ def no_such_source(folder: Path) -> list[str]:
     return ["ingest", str(folder / "nowhere"), "--name", "bad"]
 
 
+def archive_that_leaves_its_folder(folder: Path) -> list[str]:
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "set.zip", "w") as archive:
+        archive.writestr("good/0.png", b"")
+        archive.writestr("../../evil.txt", b"evil")
+    return ["ingest", str(folder / "set.zip"), "--name", "bad"]
+
+
+def archive_without_recordings(folder: Path) -> list[str]:
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "set.zip", "w") as archive:
+        archive.writestr("readme.md", b"nothing")
+    return ["ingest", str(folder / "set.zip"), "--name", "bad"]
+
+
+def archive_that_is_cut_off(folder: Path) -> list[str]:
+    folder.mkdir()
+    with tarfile.open(folder / "set.tar.gz", "w:gz") as archive:
+        archive.add(__file__, "a.py")
+    data = (folder / "set.tar.gz").read_bytes()
+    (folder / "set.tar.gz").write_bytes(data[: len(data) // 2])
+    return ["ingest", str(folder / "set.tar.gz"), "--name", "bad"]
+
+
+def archive_of_another_kind(folder: Path) -> list[str]:
+    folder.mkdir()
+    (folder / "set.rar").write_bytes(b"Rar!")
+    return ["ingest", str(folder / "set.rar"), "--name", "bad"]
+
+
+def public_set_that_is_another(folder: Path) -> list[str]:
+    video(folder / "one.mp4")
+    return ["ingest", "IRSTD-UAV", "--from", str(folder)]
+
+
 def bad_set_name(folder: Path) -> list[str]:
     video(folder / "one.mp4")
     return ["ingest", str(folder), "--name", "My Set"]
@@ -73,6 +110,14 @@ ROWS = [
     (labels_longer_than_the_video, ["one.csv", "40", "12"]),
     (mask_of_another_size, ["Misc_1", "48", "40"]),
     (no_such_source, ["nowhere"]),
+    (archive_that_leaves_its_folder, ["set.zip", "../../evil.txt"]),
+    (archive_without_recordings, ["set.zip: no recordings"]),
+    (archive_that_is_cut_off, ["set.tar.gz", "cut off"]),
+    (archive_of_another_kind, ["set.rar", "unpack it first"]),
+    (public_set_that_is_another, ["not laid out as IRSTD-UAV", "labels/"]),
+    (["ingest", "NUDT-MIRSDT"], [".irstd/downloads/nudt-mirsdt/", "--from"]),
+    (["ingest", "NUAA-SIRT"], ["NUAA-SIRT", "NUAA-SIRST"]),
+    (["ingest", "params.yaml", "--from", "."], ["--from", "irstd list sets"]),
     (bad_set_name, ["My Set"]),
     (["ingest"], ["--name"]),
     (["ingest", "--remove", "sample"], ["SET/SEQUENCE"]),

@@ -207,6 +207,11 @@ CASES: list[tuple[str, dict[str, Any], list[list[str]]]] = [
     ("ingest-flow", {"source": "in", "name": "a"}, [["ingest", "in", "--name", "a", "--format", "auto"]]),
     (
         "ingest-flow",
+        {"source": "DAUB", "list_name": "coco_DAUB", "given": "daub.zip"},
+        [["ingest", "DAUB", "--format", "auto", "--list", "coco_DAUB", "--from", "daub.zip"]],
+    ),
+    (
+        "ingest-flow",
         {"source": "in", "name": "a", "format": "simple", "bit_depth": 14, "update": True},
         [["ingest", "in", "--name", "a", "--format", "simple", "--bit-depth", "14", "--update"]],
     ),

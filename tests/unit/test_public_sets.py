@@ -245,6 +245,8 @@ def test_a_set_that_is_downloaded_by_hand(
     report = taken(known, home)
     assert len(report.added) == 6 and split_sizes(home, known) == {"train": 3, "val": 1, "test": 2}
     assert tree(place) == before
+    shutil.rmtree(place)
+    assert present(known, home) == "its lists"
     # The same from elsewhere: the archive, its folder, the folder above it, folders whose archives lie in parts.
     outer = tmp_path / "outer" / "NUDT-SIRST"
     shutil.copytree(tmp_path / "source", outer)

@@ -32,10 +32,10 @@ def recognise(listing: Listing) -> str | None:
 def read(listing: Listing, list_name: str | None = None) -> Found:
     """A candidate for each sequence. `InputError` where a list names what is not there."""
     folders = _folders(listing)
-    labels = Labels()
+    labels, within = Labels(), _within(listing)
     for folder in folders:
-        masks = {path.stem: path for path in listing.files if path.parent == folder / MASKS and is_still(path)}
-        for image in (path for path in listing.files if path.parent == folder / IMAGES and is_still(path)):
+        masks = {path.stem: path for path in within.get(folder / MASKS, [])}
+        for image in within[folder / IMAGES]:
             if image.stem in masks:
                 targets = labels.image(image, str(masks[image.stem]))
                 targets.mask, targets.outlined = mask_file(listing, masks[image.stem], image), True
@@ -51,6 +51,14 @@ def _folders(listing: Listing) -> list[PurePosixPath]:
     have = {path.parent for path in listing.files if is_still(path)}
     found = dict.fromkeys(p.parent.parent for p in listing.files if is_still(p) and p.parent.name == IMAGES)
     return [folder for folder in found if folder.parts and folder / MASKS in have]
+
+
+def _within(listing: Listing) -> dict[PurePosixPath, list[PurePosixPath]]:
+    """{folder: the images directly in it}."""
+    found: dict[PurePosixPath, list[PurePosixPath]] = {}
+    for path in filter(is_still, listing.files):
+        found.setdefault(path.parent, []).append(path)
+    return found
 
 
 def _lists(listing: Listing) -> list[PurePosixPath]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from irstd.data import archives
-from irstd.data.importers import FORMATS, scan
+from irstd.data.importers import FORMATS, Listing, scan
 from irstd.data.public.records import PublicSet, RemoteFile
 from irstd.errors import InputError, WorkError
 from irstd.files import read_json, sha256_file, write_json, writing
@@ -32,12 +32,14 @@ def hand_place(known: PublicSet, home: Path) -> Path:
 
 
 def present(known: PublicSet, home: Path) -> str | None:
-    """What of the set lies under IRSTD_HOME: "by hand", "fetched", "partly fetched", or None."""
+    """What of the set lies under IRSTD_HOME: "by hand", "fetched", "partly fetched", "its lists", or None."""
     if _filled(hand_place(known, home)):
         return "by hand"
     folder = home / "fetched" / known.slug
     there = sum((folder / file.place).is_file() for file in known.files)
-    return None if not there else "fetched" if there == len(known.files) else "partly fetched"
+    if not there:
+        return None
+    return "its lists" if known.by_hand else "fetched" if there == len(known.files) else "partly fetched"
 
 
 def obtain(known: PublicSet, home: Path, work: Path, given: Path | None = None, tell: Tell | None = None) -> Path:
@@ -62,7 +64,7 @@ def obtain(known: PublicSet, home: Path, work: Path, given: Path | None = None, 
     fetched = home / "fetched" / known.slug
     # What is given takes the place of a set that could be fetched whole; lists that lie in it, of those that could be.
     lists = [file for file in known.files if file.place.endswith(".txt")]
-    if given is not None and given.is_dir() and _as_it_is(known, given) and (_any(lists, given) or not lists):
+    if given is not None and given.is_dir() and (_any(lists, given) or not lists) and _as_it_is(known, scan(given)):
         return given
     root = work / "set"
     root.mkdir()
@@ -76,7 +78,7 @@ def obtain(known: PublicSet, home: Path, work: Path, given: Path | None = None, 
         _fetch(known, wanted, fetched, tell)
     for file in wanted:
         _link(fetched / file.place, root / file.place)
-    if not _fits(known, root):
+    if not _fits(known, scan(root)):
         hint = f": give {known.by_hand[1]}" if known.by_hand else ""
         raise InputError(f"{given or known.name}: is not laid out as {known.name} is (format {known.format!r}){hint}")
     return root
@@ -97,13 +99,13 @@ def _any(files: list[RemoteFile], folder: Path) -> bool:
     return any((folder / file.place).is_file() for file in files)
 
 
-def _fits(known: PublicSet, folder: Path) -> bool:
-    return FORMATS[known.format].recognise(scan(folder)) is not None
+def _fits(known: PublicSet, listing: Listing) -> bool:
+    return FORMATS[known.format].recognise(listing) is not None
 
 
-def _as_it_is(known: PublicSet, folder: Path) -> bool:
+def _as_it_is(known: PublicSet, listing: Listing) -> bool:
     """Whether the importer can read the folder, and all files have the names that those that are fetched would have."""
-    return _fits(known, folder) and all(known.place(path.as_posix()) == path.as_posix() for path in scan(folder).files)
+    return _fits(known, listing) and all(known.place(path.as_posix()) == path.as_posix() for path in listing.files)
 
 
 def _fetch(known: PublicSet, files: list[RemoteFile], folder: Path, tell: Tell | None) -> None:
@@ -154,16 +156,16 @@ def _remember(archive: Path, path: Path) -> None:
 
 def _settle(known: PublicSet, root: Path) -> Path:
     """The folder that holds the set, however many folders it was packed in, its files where the importer looks for them."""
-    levels = [root]
-    while len(inner := {path.parts[0] for path in scan(levels[-1]).files if len(path.parts) > 1}) == 1:
-        levels.append(levels[-1] / inner.pop())
+    levels = [scan(root)]
+    while len(inner := {path.parts[0] for path in levels[-1].files if len(path.parts) > 1}) == 1:
+        levels.append(scan(levels[-1].root / inner.pop()))
     for level in reversed(levels):
-        for path in scan(level).files:
-            if (place := known.place(path.as_posix())) != path.as_posix():
-                (level / place).parent.mkdir(parents=True, exist_ok=True)
-                (level / path).rename(level / place)
-        if _fits(known, level):
-            return level
+        moves = {path: place for path in level.files if (place := known.place(path.as_posix())) != path.as_posix()}
+        for path, place in moves.items():
+            (level.root / place).parent.mkdir(parents=True, exist_ok=True)
+            (level.root / path).rename(level.root / place)
+        if _fits(known, scan(level.root) if moves else level):
+            return level.root
     return root  # as it is: who called looks once more when the lists are there
 
 
