@@ -53,8 +53,12 @@ def demo() -> None:
 @app.command()
 def doctor(
     what: Annotated[str, typer.Argument(help="'all', 'data' or 'machine'")] = "all",
-    sets: Annotated[list[str] | None, typer.Argument(metavar="[SET]...", help="of 'data': which sets; default all")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="of 'data': the page, default .irstd/reports/data.html")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Argument(metavar="[SET]...", help="of 'data': which sets; default all")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="of 'data': the page, default .irstd/reports/data.html")
+    ] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="of 'data': processes, one a core")] = None,
 ) -> None:
     """Check versions against the lock, ports, disk, cores, and the data's hashes.
@@ -279,6 +283,12 @@ def bench_train(
 def bench_infer(seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 10.0) -> None:
     """Frames a second of the detector, against the bare network."""
     _call("bench", "infer", seconds=seconds)
+
+
+@bench.command("doctor")
+def bench_doctor(seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 10.0) -> None:
+    """Frames a second of `doctor data`, against decoding alone."""
+    _call("bench", "doctor", seconds=seconds)
 
 
 def _call(module: str, function: str | None = None, /, **arguments: Any) -> None:

@@ -45,7 +45,9 @@ def run(
     known = sequence.sets(workspace.data)
     for name in sets or ():
         if name not in known:
-            raise InputError(f"doctor data: no set {name!r}{nearest(name, known)}; there are: {', '.join(known) or 'none'}")
+            raise InputError(
+                f"doctor data: no set {name!r}{nearest(name, known)}; there are: {', '.join(known) or 'none'}"
+            )
     if out is not None and out.is_dir():
         raise InputError(f"--out {out}: is a folder; name a file for the page, such as {out / 'data.html'}")
     bad = 0

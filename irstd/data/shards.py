@@ -82,7 +82,9 @@ def build(
         warn("shards: shard.split.by=block decides nothing here: all groups have splits (splits.json)")
     for name, plan in plans.items():
         stops.check(name, _members(plan), config.waivers, warn)
-    stops.check_waivers(config.waivers, {name: [s.name for s in sequence.sequences(data, name)] for name in names}, warn)
+    stops.check_waivers(
+        config.waivers, {name: [s.name for s in sequence.sequences(data, name)] for name in names}, warn
+    )
     alike = {name: _duplicates(data, out, name, plan, config, warn) for name, plan in plans.items()}
     found: dict[str, str] = {}
     with _locked(out, warn):

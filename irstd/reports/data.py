@@ -189,7 +189,9 @@ def _charts(surveys: list[Survey]) -> list[Histogram]:
 
 
 def _middle(values: np.ndarray, noun: str, unit: str = "") -> str:
-    return f"{many(len(values), noun)}, median {figure(float(np.median(values)))}{unit}" if len(values) else f"no {noun}s"
+    return (
+        f"{many(len(values), noun)}, median {figure(float(np.median(values)))}{unit}" if len(values) else f"no {noun}s"
+    )
 
 
 def _span(each: Survey) -> float:

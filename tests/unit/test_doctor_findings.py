@@ -43,7 +43,9 @@ class Scene:
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
-        canvas = cv2.resize(rng.standard_normal((12, 20), np.float32), (WIDTH + FRAMES, HEIGHT), interpolation=cv2.INTER_CUBIC)
+        canvas = cv2.resize(
+            rng.standard_normal((12, 20), np.float32), (WIDTH + FRAMES, HEIGHT), interpolation=cv2.INTER_CUBIC
+        )
         frames, self.rows = [], {}
         for t in range(FRAMES):
             frame_HW = 3000 + 150 * canvas[:, t : t + WIDTH] + rng.normal(0, 20, (HEIGHT, WIDTH))
@@ -119,7 +121,9 @@ def _static(s: Scene) -> None:
 def _jumps(s: Scene) -> None:
     # Frames 0 to 35, taken in the order of their names: 0, 1, 10, 11, ...
     order = sorted(s.rows, key=str)
-    s.rows = {t: [(boxes[0][0] * 1.2, *boxes[0][1:])] for t, boxes in zip(s.rows, [s.rows[t] for t in order], strict=True)}
+    s.rows = {
+        t: [(boxes[0][0] * 1.2, *boxes[0][1:])] for t, boxes in zip(s.rows, [s.rows[t] for t in order], strict=True)
+    }
 
 
 def _frozen(s: Scene) -> None:
@@ -244,7 +248,17 @@ def test_what_is_wrong_is_found(
 
 
 # Boxes of these lie where no target is.
-_BLIND = {"large", "tiny", "outside", "border", "jumps", "whole-frame", "static-labels", "frozen-conflict", "no-empty-frames"}
+_BLIND = {
+    "large",
+    "tiny",
+    "outside",
+    "border",
+    "jumps",
+    "whole-frame",
+    "static-labels",
+    "frozen-conflict",
+    "no-empty-frames",
+}
 
 
 def test_masks_and_boxes_that_name_other_targets(tmp_path: Path) -> None:
@@ -262,7 +276,8 @@ def test_masks_and_boxes_that_name_other_targets(tmp_path: Path) -> None:
     ingest(tmp_path / "source", "s", tmp_path / "data", tmp_path / "staging", format="native")
     (report,) = examine(tmp_path / "data", ["s"], ShardConfig())
     (finding,) = [f for f in report.findings if f.kind == "mask-mismatch"]
-    assert finding.frame == 9 and finding.count == 1 and kinds(report.findings) - {"dim-targets", "jumps"} == {"mask-mismatch"} | ALWAYS
+    assert finding.frame == 9 and finding.count == 1
+    assert kinds(report.findings) - {"dim-targets", "jumps"} == {"mask-mismatch"} | ALWAYS
 
 
 def test_a_set_as_a_whole(tmp_path: Path) -> None:
@@ -282,7 +297,10 @@ def test_a_set_as_a_whole(tmp_path: Path) -> None:
 
 def test_the_same_view_across_splits_and_within_one(tmp_path: Path) -> None:
     views = [scene(seed) for seed in range(3)]
-    stills(tmp_path / "source", {"a": views[0], "b": again(views[0]), "c": again(views[0], 6), "d": views[1], "e": views[2]})
+    stills(
+        tmp_path / "source",
+        {"a": views[0], "b": again(views[0]), "c": again(views[0], 6), "d": views[1], "e": views[2]},
+    )
     ingest(tmp_path / "source", "s", tmp_path / "data", tmp_path / "staging")
     placed(tmp_path / "data", "s", {"a": "train", "b": "test", "c": "test", "d": "val", "e": "train"})
 

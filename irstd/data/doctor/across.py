@@ -34,7 +34,9 @@ def no_rate(name: str, surveys: list[Survey]) -> Iterator[Finding]:
 
 
 def no_licence(name: str, surveys: list[Survey]) -> Iterator[Finding]:
-    yield from _named("no-licence", name, [s.sequence.name for s in surveys if not s.sequence.licence], "without a licence")
+    yield from _named(
+        "no-licence", name, [s.sequence.name for s in surveys if not s.sequence.licence], "without a licence"
+    )
 
 
 def no_empty_frames(name: str, surveys: list[Survey]) -> Iterator[Finding]:
@@ -103,7 +105,9 @@ def _pair(kind: str, name: str, pair: dict, milder: str | None, waived: bool) ->
     return Finding(kind, name, a, i, message, 1, milder, waived, also=(b, j))
 
 
-def same_recordings(sets: Mapping[str, list[Survey]], places: Mapping[str, Mapping[str, tuple[str, ...]]]) -> list[Finding]:
+def same_recordings(
+    sets: Mapping[str, list[Survey]], places: Mapping[str, Mapping[str, tuple[str, ...]]]
+) -> list[Finding]:
     """Recordings with equal bytes in two sets, where their splits differ: {set: ...} of both arguments."""
     seen: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {}
     for name, surveys in sets.items():
@@ -129,4 +133,3 @@ def same_recordings(sets: Mapping[str, list[Survey]], places: Mapping[str, Mappi
         )
         for (set_a, set_b), all_ in found.items()
     ]
-

@@ -84,7 +84,9 @@ class ContrastMeter:
     def __init__(self, height: int, width: int) -> None:
         self._free_HW = np.full((height, width), 255, np.uint8)
 
-    def measure(self, frame_HW: np.ndarray, targets: list[Target], ignore_K4: np.ndarray, offsets: Offsets) -> list[float]:
+    def measure(
+        self, frame_HW: np.ndarray, targets: list[Target], ignore_K4: np.ndarray, offsets: Offsets
+    ) -> list[float]:
         """SCR of each target, inf before a background without deviation, nan where none is left; `offsets` learns from them."""
         taken = [(target.inside, target.mask_hw) for target in targets]
         taken += [(_area(box, frame_HW.shape), None) for box in ignore_K4]
@@ -99,9 +101,7 @@ class ContrastMeter:
         return found
 
     def _scr(self, frame_HW: np.ndarray, target: Target, offsets: Offsets) -> float:
-        ring = np.s_[
-            max(target.top - RING, 0) : target.bottom + RING, max(target.left - RING, 0) : target.right + RING
-        ]
+        ring = np.s_[max(target.top - RING, 0) : target.bottom + RING, max(target.left - RING, 0) : target.right + RING]
         free_hw = self._free_HW[ring]
         if not cv2.countNonZero(free_hw):
             return math.nan
@@ -139,7 +139,9 @@ class Offsets:
             return
         kernel_hw = np.ones((height, width)) if target.mask_hw is None else target.mask_hw.astype(np.float64)
         around_hw = frame_HW[top:bottom, left:right].astype(np.float32) - np.float32(mean)
-        means_hw = cv2.filter2D(around_hw, -1, kernel_hw / kernel_hw.sum(), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
+        means_hw = cv2.filter2D(
+            around_hw, -1, kernel_hw / kernel_hw.sum(), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT
+        )
         contrast_kk = np.abs(means_hw[: 2 * REACH + 1, : 2 * REACH + 1])
         best = float(contrast_kk.max())
         if best < VISIBLE * deviation:

@@ -25,7 +25,22 @@ STANDS_OUT = 6.0  # times the deviation around a stuck pixel
 AREA = 30  # px, the least of a burnt-in text
 LOSSY_SUFFIXES = {".jpg", ".jpeg"}
 # FFmpeg's codes of codecs that lose nothing, in capitals.
-LOSSLESS = {"FFV1", "HFYU", "FFVH", "PNG ", "MPNG", "RAW ", "Y800", "GREY", "Y16 ", "DIB ", "BGR ", "I420", "YV12", "\0\0\0\0"}
+LOSSLESS = {
+    "FFV1",
+    "HFYU",
+    "FFVH",
+    "PNG ",
+    "MPNG",
+    "RAW ",
+    "Y800",
+    "GREY",
+    "Y16 ",
+    "DIB ",
+    "BGR ",
+    "I420",
+    "YV12",
+    "\0\0\0\0",
+}
 
 
 class PixelStatistics:
@@ -87,7 +102,9 @@ def squeezed(sequence: Sequence, found: PixelStatistics) -> Iterator[Finding]:
     between = used[(used >= low) & (used <= high)]
     share = len(between) / (high - low + 1)
     if step > 1:
-        message = f"all counts keep a distance of {step} or a multiple of it: {len(used)} levels from {used[0]} to {used[-1]}"
+        message = (
+            f"all counts keep a distance of {step} or a multiple of it: {len(used)} levels from {used[0]} to {used[-1]}"
+        )
     elif len(between) >= LEVELS and len(used) <= 256 and share <= USED:
         message = f"only {len(between)} of the {high - low + 1} counts from {low} to {high} occur"
     else:

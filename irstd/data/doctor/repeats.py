@@ -37,7 +37,9 @@ def flat(sequence: Sequence, marks: Runs) -> Iterator[Finding]:
     runs = marks.get("flat", [])
     if runs:
         count = sum(last - first + 1 for first, last in runs)
-        yield Finding("flat", sequence.set, sequence.name, runs[0][0], f"{many(count, 'frame')} of one count only", count)
+        yield Finding(
+            "flat", sequence.set, sequence.name, runs[0][0], f"{many(count, 'frame')} of one count only", count
+        )
 
 
 def flat_targets(sequence: Sequence, annotations: Annotations, marks: Runs) -> Iterator[Finding]:
