@@ -76,11 +76,14 @@ def run(
     )
     say(f"data.dvc: {(version or '').removesuffix('.dir')[:12]}" + ("" if changed else " (nothing has changed)"))
     _push(workspace, push)
-    result(set=name, data=version, added=len(report.added), updated=len(report.updated))
-    if report.quarantined:
+    bad = report.quarantined
+    result(set=name, data=version, added=len(report.added), updated=len(report.updated), quarantined=len(bad) or None)
+    if bad:
+        what = (
+            "1 recording cannot be read and was" if len(bad) == 1 else f"{len(bad)} recordings cannot be read and were"
+        )
         raise WorkError(
-            f"ingest {name}: {len(report.quarantined)} recordings cannot be read and were left out "
-            f"({some(report.quarantined)}): replace them and give the same command again, or remove them"
+            f"ingest {name}: {what} left out ({some(bad)}): replace what is damaged and give the same command again, or remove it"
         )
 
 

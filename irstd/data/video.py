@@ -26,7 +26,7 @@ import numpy as np
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 import cv2
 
-from irstd.data import cptv, raw, sidecar
+from irstd.data import cptv, packets, raw, sidecar
 from irstd.data.containers import declared_bytes
 from irstd.data.stills import check_side, is_still, read_still, stills_in
 from irstd.errors import InputError
@@ -166,6 +166,8 @@ class Recording:
                 good, image = capture.read()
                 if not good:
                     break
+                if count == 1:  # not for who only wants the first one
+                    self._check_changes()
                 yield image if self._luma is None else self._unpacked(image, capture)
                 count += 1
             self._check_count(count, capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -175,7 +177,7 @@ class Recording:
     def _opened_video(self) -> cv2.VideoCapture:
         _check_whole(self.path, self.where)
         capture = _capture(self.path, convert=False)
-        code = int(capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT)).to_bytes(4, "little") if capture.isOpened() else b""
+        code = packets.pixel_format(capture)
         if code in _COLOUR:
             capture.release()
             capture = _capture(self.path, convert=True)
@@ -242,6 +244,19 @@ class Recording:
         finally:
             capture.release()
         return found
+
+    def _check_changes(self) -> None:
+        for index, new, old in packets.changes(self.path):
+            if (new.width, new.height) != (old.width, old.height):
+                raise InputError(
+                    f"{self.where}: frame {index} is {new.width}x{new.height}, those before are {old.width}x{old.height}: "
+                    "a recording has one size; cut it there"
+                )
+            if (new.code in _LUMA) != (old.code in _LUMA):
+                raise InputError(
+                    f"{self.where}: frame {index} has the pixel format {new.code!r}, those before {old.code!r}: a recording "
+                    "has one depth; cut it there"
+                )
 
     def _check_count(self, count: int, declared: float) -> None:
         missing = declared - count

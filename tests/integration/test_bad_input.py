@@ -136,6 +136,23 @@ def test_nothing_to_shard_or_train(tmp_path):
     assert "no data here" in irstd(folder, "list", "data").stdout
 
 
+def test_a_damaged_recording_among_good_ones(tmp_path):
+    """Status 1 once the others are a version of data.dvc; what is wrong is said twice, in its place and last."""
+    folder = new_workspace(tmp_path / "w")
+    for i in range(3):
+        video(tmp_path / "source" / f"{i}.mp4", 4 + i)
+    truncated_mp4(tmp_path / "source")
+    done = irstd(folder, "ingest", str(tmp_path / "source"), "--name", "mine", check=1)
+    assert "ingest mine: quarantined cut: cut.mp4: truncated: " in done.stdout
+    assert "ingest mine: 3 sequences added" in done.stdout and '"quarantined": 1' in done.stdout
+    (line,) = [line for line in done.stderr.splitlines() if line.strip()]
+    assert line.startswith("irstd: ingest mine: 1 recording cannot be read and was left out (cut): replace")
+    assert sorted(p.name for p in (folder / "data" / "mine").iterdir()) == ["0", "1", "2", "splits.json"]
+    assert "outs" in (folder / "data.dvc").read_text() and "mine" in irstd(folder, "list", "data").stdout
+    (tmp_path / "source" / "cut.mp4").unlink()
+    assert "nothing has changed" in irstd(folder, "ingest", str(tmp_path / "source"), "--name", "mine").stdout
+
+
 def test_two_groups_cannot_be_split_but_blocks_can(tmp_path, source):
     folder = new_workspace(tmp_path / "w")
     two = tmp_path / "two"

@@ -233,3 +233,30 @@ def test_frames_are_counted_whatever_the_header_says(tmp_path: Path, suffix: str
     )
     assert f"a: {found.notes[0]}" in report.messages
     np.testing.assert_array_equal(np.stack(list(found.read())), images)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "h264-size-changes.mkv",
+        "h264-size-changes.mp4",
+        "h265-size-changes.mkv",
+        "mjpeg-size-changes.avi",
+        "png-size-changes.mov",
+    ],
+)
+def test_another_size_in_the_middle_of_a_video_is_refused(tmp_path: Path, name: str) -> None:
+    """OpenCV hands out frames of one size all the same: cut off, or with what lay in memory beyond."""
+    path = golden_video(name, tmp_path)[0]
+    says = rf"^{name}: frame 4 is 64x48, those before are 48x32: a recording has one size; cut it there"
+    with pytest.raises(InputError, match=says):
+        list(open_recording(path).frames())
+
+
+def test_another_depth_in_the_middle_of_a_video_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"pixel format"):
+        list(open_recording(golden_video("h264-depth-changes.mkv", tmp_path)[0]).frames())
+
+
+def test_a_change_of_the_encoder_alone_is_none(tmp_path: Path) -> None:
+    assert len(list(open_recording(golden_video("h264-profile-changes.mkv", tmp_path)[0]).frames())) == 8

@@ -189,16 +189,6 @@ def _empty_folder(source: Path) -> None:
     source.mkdir()
 
 
-def _cut(source: Path) -> None:
-    data = (source / "e.mkv").read_bytes()
-    (source / "e.mkv").write_bytes(data[: len(data) // 2])
-
-
-def _cut_mp4(source: Path) -> None:
-    path = write_video(source / "f.mp4", np.repeat(frames(30)[..., None], 3, axis=3))
-    path.write_bytes(path.read_bytes()[:-300])
-
-
 def _native_too_long(source: Path) -> None:
     for path in source.glob("*.csv"):
         path.unlink()
@@ -212,9 +202,6 @@ def _change_and_new(source: Path) -> None:
 
 BAD: dict[str, tuple[Callable[[Path], object], dict, str]] = {
     "empty folder": (_empty_folder, {}, r"no recordings found: give a folder with videos"),
-    "cut mkv": (_cut, {}, r"^e\.mkv: truncated: \d+ of \d+ bytes are there: copy it again"),
-    "cut mp4": (_cut_mp4, {}, r"^f\.mp4: .*copy it again"),
-    "zero bytes": (lambda s: (s / "e.mkv").write_bytes(b""), {}, r"^e\.mkv: the file is empty \(0 bytes\): copy"),
     "labels longer": (
         lambda s: (s / "e.csv").write_text(CSV + "6,1,2,3,4\n"),
         {},

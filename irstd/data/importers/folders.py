@@ -62,6 +62,12 @@ def stretches(
     return found
 
 
+def gaps(files: list[PurePosixPath]) -> list[str]:
+    """Where the numbers of a folder's frames jump, as "3.png to 5.png". `InputError` where two files have one number."""
+    jumps, _ = _jumps(files, [_numbered(path.stem) for path in files], None)
+    return [f"{files[index - 1].name} to {files[index].name}" for index in sorted(jumps)]
+
+
 def _jumps(
     files: list[PurePosixPath], numbers: list[tuple[str, int] | None], reset: int | None
 ) -> tuple[set[int], set[int]]:

@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 
 from irstd.data.annotations import Annotations
 from irstd.data.importers.base import Annotate, Candidate, Found, Listing, Options, no_list, options, some
+from irstd.data.importers.folders import gaps
 from irstd.data.importers.table import read_table
 from irstd.data.raw import is_raw
 from irstd.data.stills import is_still
@@ -43,6 +44,12 @@ def read(listing: Listing, list_name: str | None = None) -> Found:
             f"{len(loose)} images lie in the source itself: each is a sequence of one frame "
             "(as one sequence: put them in a folder below the source)"
         )
+    for each in candidates:
+        if each.folder is not None and (jumps := gaps(list(each.files))):
+            messages.append(
+                f"{each.folder}: frame numbers jump ({some(jumps)}): taken as neighbours; where the recording paused, make two "
+                "folders"
+            )
     used = {c.recording.parent / f"{_stem(c.recording, c.folder is not None)}.csv" for c in candidates}
     if idle := [path for path in listing.files if path.suffix.lower() == ".csv" and path not in used]:
         messages.append(f"not read, no recording of that name beside it: {some(idle)}")
