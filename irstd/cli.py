@@ -335,6 +335,12 @@ def bench_infer(seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 
     _call("bench", "infer", seconds=seconds)
 
 
+@bench.command("doctor")
+def bench_doctor(seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 10.0) -> None:
+    """Frames a second of `doctor data`, against decoding alone."""
+    _call("bench", "doctor", seconds=seconds)
+
+
 def _call(module: str, function: str | None = None, /, **arguments: Any) -> None:
     """Run irstd.commands.<module>.<function> in the workspace; its return value is the exit status (None: 0)."""
     import importlib

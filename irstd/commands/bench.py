@@ -1,4 +1,4 @@
-"""`irstd bench loader|shard|train|infer`: a short table of rates, and the ratios that count."""
+"""`irstd bench loader|shard|train|infer|doctor`: a short table of rates, and the ratios that count."""
 
 from __future__ import annotations
 
@@ -51,6 +51,14 @@ def infer(workspace: Workspace, seconds: float, **sizes: Any) -> None:
 
     with _scratch(workspace) as folder:
         _show("infer", bench.measure(folder, seconds, **sizes))
+
+
+def doctor(workspace: Workspace, seconds: float, **sizes: Any) -> None:
+    """Frames a second of the doctor, against decoding alone. `sizes`: see `irstd.bench.doctor.measure`."""
+    from irstd.bench import doctor as bench
+
+    with _scratch(workspace) as folder:
+        _show("doctor", bench.measure(folder, seconds, **sizes))
 
 
 @contextmanager

@@ -29,9 +29,9 @@ COLUMNS = (
     ("unlabelled", True),
     ("with ignore", True),
     ("split", False),
+    ("findings", False),
     ("group", False),
     ("licence", False),
-    ("findings", False),
 )
 SIZES = [2.0 ** (i / 2) for i in range(25)]  # 1 to 4096 px
 SCRS = [0.5 * i for i in range(41)]
@@ -215,7 +215,7 @@ def _row(report: SetReport, each: Survey, ids: dict) -> dict[str, Any]:
         "span": item.intensity["max"] - item.intensity["min"],
         "range": f"{number(item.intensity['min'])} to {number(item.intensity['max'])}",
         "targets": len(each.scr),
-        "scr": median,
+        "scr": "–" if median is None else f"{median:.2f}",
         "scr_value": -1 if median is None else round(median, 3),
         "labelled": item.labelled_frames,
         "empty": each.empty,

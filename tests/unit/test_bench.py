@@ -77,6 +77,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
             id="train",
         ),
         pytest.param(lambda w: bench.infer(w, 0.05, scenes=TINY, width=4), ["detector / bare network"], id="infer"),
+        pytest.param(
+            lambda w: bench.doctor(w, 0.05, scenes=TINY),
+            ["doctor / decoding alone, FFV1", "doctor / decoding alone, PNG"],
+            id="doctor",
+        ),
     ],
 )
 def test_prints_what_was_run_and_its_ratios(

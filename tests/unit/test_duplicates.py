@@ -188,7 +188,8 @@ def test_stretches_of_one_recording_are_counted(tmp_path: Path) -> None:
         write_video(
             tmp_path / "source" / f"{name}.mkv", np.stack([again(SCENES[0], 8)] * (30 if name == "one" else 34))
         )
-        (tmp_path / "source" / f"{name}.csv").write_text("frame,x,y,w,h\n0,10,12,3,3\n")
+        rows = [f"{t},10,12,3,3" for t in range(30 if name == "one" else 34)]
+        (tmp_path / "source" / f"{name}.csv").write_text("\n".join(["frame,x,y,w,h", *rows]) + "\n")
     ingest(tmp_path / "source", "mine", tmp_path / "data", tmp_path / "staging")
     said: list[str] = []
     config = ShardConfig(split=SplitConfig(by="block"))

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from irstd.data import rle
 from irstd.data.annotations import Annotations, FrameTargets
-from irstd.data.derive import targets_of
+from irstd.data.doctor.contrast import targets_in
 from irstd.data.doctor.findings import Finding, many
 from irstd.data.sequence import Sequence
 
@@ -133,10 +132,11 @@ def jumps(sequence: Sequence, annotations: Annotations) -> Iterator[Finding]:
 def mask_mismatch(sequence: Sequence, annotations: Annotations) -> Iterator[Finding]:
     found = []
     for frame in annotations.frames if annotations.masks else ():
-        if frame.mask is None or (not len(frame.boxes) and len(frame.mask) <= 1) or not len(frame.boxes):
+        if frame.mask is None or not len(frame.boxes):
             continue
-        mask_HW = rle.decode(frame.mask, sequence.height, sequence.width)
-        centres_M2 = targets_of(mask_HW)[1] + 0.5
+        parts = targets_in(frame, sequence.height, sequence.width)
+        edges_M4 = np.array([(t.left, t.top, t.right, t.bottom) for t in parts if t.mask_hw is not None]).reshape(-1, 4)
+        centres_M2 = (edges_M4[:, :2] + edges_M4[:, 2:]) / 2
         inside_MN = (
             (centres_M2[:, None] >= frame.boxes[:, :2])
             & (centres_M2[:, None] <= frame.boxes[:, :2] + frame.boxes[:, 2:])

@@ -25,7 +25,7 @@ def of_sequence(sequence: Sequence) -> list[Finding]:
 
 
 def check(name: str, sequences: Iterable[Sequence], waivers: tuple[Waiver, ...], warn: Callable[[str], None]) -> None:
-    """`InputError` at findings of the set `name` that no waiver covers, with the waiver that would; `warn` tells of the waived."""
+    """`InputError` at findings of the set `name` that are not waived, with the waiver to write; `warn` tells of the others."""
     findings = waive((finding for each in sequences for finding in of_sequence(each)), waivers)
     stopping = [finding for finding in findings if finding.stops]
     if stopping:

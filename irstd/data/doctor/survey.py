@@ -16,7 +16,7 @@ from irstd.data.appearance import View
 from irstd.data.doctor import labels, repeats
 from irstd.data.doctor.contrast import ContrastMeter, Offsets, targets_in
 from irstd.data.doctor.findings import Finding, many
-from irstd.data.doctor.integrity import broken
+from irstd.data.doctor.integrity import altered
 from irstd.data.doctor.pictures import Drawn, FramePictures, Picture, cut_out, drawn_of, spare
 from irstd.data.doctor.pixels import PixelStatistics, of_pixels
 from irstd.data.marks import FrameMarks
@@ -33,7 +33,8 @@ Tick = Callable[[], None]
 class Survey:
     """What was found in one sequence.
 
-    `sizes` [N] px (nan for points), `scr` [N]; frames by kind of label; `views` and `spares`: {frame: ...} of the first, a middle and the last.
+    `sizes` [N] px (nan for points), `scr` [N]; frames by kind of label; `views` and `spares`: {frame: ...} of the first, a
+    middle and the last.
     """
 
     sequence: Sequence
@@ -59,12 +60,13 @@ def survey(sequence: Sequence, frames: int, allowance: int, tick: Tick | None = 
 
     `tick` is called after each frame. A recording or labels that cannot be read are a finding, what was seen until then stays.
     """
-    wrong = broken(sequence)
+    wrong = altered(sequence)
     findings = [_unreadable(sequence, wrong)] if wrong else []
     try:
         annotations = sequence.annotations()
         findings += labels.of_labels(sequence, annotations)
-    except IrstdError:  # said already
+    except IrstdError as error:
+        findings = findings or [_unreadable(sequence, str(error))]
         annotations = Annotations.build({}, sequence.frames, sequence.name, others_labelled=False)
     return _Pass(sequence, annotations, frames, allowance).run(tick, findings)
 
