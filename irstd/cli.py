@@ -341,6 +341,16 @@ def bench_doctor(seconds: Annotated[float, typer.Option("--seconds", min=0.5)] =
     _call("bench", "doctor", seconds=seconds)
 
 
+@bench.command("models")
+def bench_models(
+    network: Annotated[str | None, typer.Argument(metavar="[NETWORK]", help="ggl-net or bp-fpn; default: both")] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.5, help="of each comparison")] = 20.0,
+    compiled: Annotated[bool, typer.Option("--compiled", help="GGL-Net by torch.compile too; takes minutes")] = False,
+) -> None:
+    """GGL-Net against the plain module, BP-FPN against its host: inference, training step, memory, streaming."""
+    _call("bench", "models", seconds=seconds, compiled=compiled, network=network)
+
+
 def _call(module: str, function: str | None = None, /, **arguments: Any) -> None:
     """Run irstd.commands.<module>.<function> in the workspace; its return value is the exit status (None: 0)."""
     import importlib

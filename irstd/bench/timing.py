@@ -114,6 +114,22 @@ class Report:
         yield from self.results
 
 
+def clock(count: int) -> Callable[[], float]:
+    """What to time work of `count` threads by: the process's CPU time of one, which the work of others leaves alone, and
+    the time that passes of several, which must not hide that a thread waits."""
+    return time.process_time if count == 1 else time.perf_counter
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """`pinned`, with `count` threads for PyTorch's own work."""
+    import torch
+
+    with pinned():
+        torch.set_num_threads(count)
+        yield
+
+
 @contextmanager
 def pinned() -> Iterator[None]:
     """One thread for PyTorch, OpenCV and what is started meanwhile: a pool of threads times the scheduler as well."""

@@ -1,4 +1,4 @@
-"""`irstd bench loader|shard|train|infer|doctor`: a short table of rates, and the ratios that count."""
+"""`irstd bench loader|shard|train|infer|models|doctor`: a short table of rates, and the ratios that count."""
 
 from __future__ import annotations
 
@@ -59,6 +59,17 @@ def doctor(workspace: Workspace, seconds: float, **sizes: Any) -> None:
 
     with _scratch(workspace) as folder:
         _show("doctor", bench.measure(folder, seconds, **sizes))
+
+
+def models(workspace: Workspace, seconds: float, compiled: bool, network: str | None = None, **sizes: Any) -> None:
+    """The networks against what they are compared with; `sizes`: see `measure` in `irstd.bench.ggl_net` and `.bp_fpn`."""
+    from irstd.bench import bp_fpn, ggl_net
+
+    say("bench: preparing")
+    if network != "bp-fpn":
+        _show("models", ggl_net.measure(seconds, compiled, **sizes))
+    if network != "ggl-net":
+        _show("models", bp_fpn.measure(seconds, **sizes))
 
 
 @contextmanager

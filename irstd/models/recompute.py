@@ -23,19 +23,20 @@ def recomputed(module: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
     """`module(*inputs)` with only the inputs kept for the backward pass; the module must draw no random numbers."""
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-        return nullcontext(), frozen_statistics(module)
+        return nullcontext(), statistics_aside(module)
 
     return checkpoint(module, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
 
 @contextmanager
-def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch normalisations use the batch's statistics, as in training, and do not add them to the running ones."""
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+def statistics_aside(module: nn.Module) -> Iterator[None]:
+    """Running statistics of batch normalisations are as they were afterwards: what is added goes to copies."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    own = [dict(norm._buffers) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm._buffers.update({name: value.clone() for name, value in norm._buffers.items() if value is not None})
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, buffers in zip(norms, own, strict=True):
+            norm._buffers.update(buffers)

@@ -13,7 +13,7 @@ from irstd.models.bp_fpn.backbone import CSPDarknet, Stages, widths
 from irstd.models.bp_fpn.blocks import BaseConv, CSPLayer
 from irstd.models.bp_fpn.coupling import project_gradient, scale_gradient
 from irstd.models.bp_fpn.gils import ALL, GILS, Maps
-from irstd.models.recompute import frozen_statistics
+from irstd.models.recompute import statistics_aside
 
 
 class Levels(NamedTuple):
@@ -75,7 +75,7 @@ class Pyramid(nn.Module):
             for pair in self.dgr.pairs.split("+"):
                 project_gradient(*levels.pair(pair), self.dgr.projection)
         if self.training and self.dgr.hard_isolation:
-            with frozen_statistics(self.C3_p3), frozen_statistics(self.C3_p4):
+            with statistics_aside(self.C3_p3), statistics_aside(self.C3_p4):
                 levels = levels._replace(
                     isolated_a3=self._block_p3(a4r.detach(), maps, rows),
                     isolated_a4=self._block_p4(a5.detach(), maps, rows),

@@ -38,7 +38,7 @@ Supplement = Literal["gsm", "add"]
 
 STRIDE = 16
 """Height and width inside the network are multiples of this."""
-RECOMPUTED = 2
+RECOMPUTED = 3
 """Levels that activation checkpointing computes again. The finest two hold three quarters of the memory for two fifths of
 the work."""
 Run = Callable[..., torch.Tensor]

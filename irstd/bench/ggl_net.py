@@ -1,0 +1,195 @@
+"""`irstd bench models`: GGL-Net, folded and as it trains, against the plain module with the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from irstd import config as configuration
+from irstd.bench import step_memory
+from irstd.bench.baselines import Scenes, render
+from irstd.bench.plain_ggl_net import PlainGGLNet
+from irstd.bench.timing import Report, Timing, clock, interleaved, threads, timed
+from irstd.errors import WorkError
+from irstd.models.ggl_net import GGLNet
+from irstd.models.losses import segmentation_loss
+from irstd.training.optimizer import build_optimizer
+
+WIDTH = 16
+SIDES = (256, 512)
+BATCH, CROP = 4, 256
+TOLERANCE = 1e-4
+"""Of probabilities."""
+FASTER, FASTER_COMPILED, FASTER_TRAINING = 1.4, 1.8, 1.15
+LEAST_MEMORY, MOST_TIME = 0.5, 1.35
+
+
+def measure(
+    seconds: float,
+    compiled: bool = False,
+    sides: tuple[int, ...] = SIDES,
+    width: int = WIDTH,
+    batch: int = BATCH,
+    crop: int = CROP,
+    counts: tuple[int, ...] = (1, 2),
+) -> Report:
+    """Time both for about `seconds` a comparison; inference on frames of `sides`, training on `batch` crops.
+
+    `counts`: of threads. `compiled`: with `torch.compile`, which takes minutes; needs a C++ compiler.
+    """
+    report = Report("GGL-Net against the plain module")
+    report.facts = [
+        f"width {width}, random weights, statistics of a part of a frame; both compute the gradient map",
+        "plain: NCHW, three channels, every operation by itself, evaluation mode without gradients; ours: folded, channels last",
+        f"checked: probabilities of both sides within {TOLERANCE:g}, losses and gradients of a training step within rounding",
+    ]
+    ours, plain = networks(width)
+    for count in counts:
+        with threads(count):
+            for side in sides:
+                _inference(report, ours, plain, side, count, seconds, compiled and count == 1)
+    with threads(1):
+        _training(report, width, batch, crop, seconds)
+    _memory(report, width, batch, crop)
+    return report
+
+
+def networks(width: int) -> tuple[GGLNet, PlainGGLNet]:
+    """The same weights in both, with batch statistics that keep the probabilities between 0 and 1."""
+    torch.manual_seed(0)
+    ours = GGLNet(width=width, border="authors").to(memory_format=torch.channels_last)
+    for module in ours.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        ours.train()(image(128))
+    plain = PlainGGLNet(width)
+    plain.load_state_dict(ours.state_dict())
+    return ours.eval(), plain.eval()
+
+
+def image(side: int, batch: int = 1) -> torch.Tensor:
+    """Frames float32 [batch, 1, side, side] in [0, 1]."""
+    frames_THW, _ = render(Scenes(sequences=1, frames=batch, height=side, width=side), 0)
+    return torch.from_numpy(frames_THW[:, None] / np.float32(255))
+
+
+def training_batch(batch: int, side: int) -> dict[str, Any]:
+    """A batch as the loader gives it, of whole frames with two targets each."""
+    frames_THW, masks_THW = render(Scenes(sequences=1, frames=batch, height=side, width=side), 0)
+    return {
+        "frames": frames_THW[:, None],
+        "masks": masks_THW,
+        "offset": np.zeros(batch, np.float32),
+        "scale": np.full(batch, 1 / 255, np.float32),
+        "size": np.full((batch, 2), side, np.int64),
+    }
+
+
+def _inference(
+    report: Report, ours: GGLNet, plain: PlainGGLNet, side: int, count: int, seconds: float, compiled: bool
+) -> None:
+    grey = image(side)
+    tripled = grey.repeat(1, 3, 1, 1)
+    fast = ours.folded()
+    sides: dict[str, Callable[[], torch.Tensor]] = {"plain": lambda: plain(tripled), "ours": lambda: fast(grey)}
+    if compiled:
+        torch.compiler.reset()
+        made, theirs = torch.compile(fast, options={"freezing": True}), torch.compile(plain)
+        sides |= {"ours, compiled": lambda: made(grey), "plain, compiled": lambda: theirs(tripled)}
+    with torch.no_grad():
+        expected = torch.sigmoid(sides["plain"]())
+        for name, run in sides.items():
+            apart = float((torch.sigmoid(run()) - expected).abs().max())
+            if not apart <= TOLERANCE:
+                raise WorkError(f"bench models: {name} differs from the plain GGL-Net by {apart:.2g} at {side}x{side}")
+        timing = interleaved({n: timed(lambda r=r: len(r()), clock(count)) for n, r in sides.items()}, seconds)
+    where = f"inference {side}x{side}, {count} thread{'s' * (count > 1)}"
+    _rows(report, where, "frames/s", timing)
+    _ratio(report, timing, f"{where}: ours / plain", "ours", "plain", FASTER)
+    if compiled:
+        _ratio(report, timing, f"{where}: ours, compiled / plain", "ours, compiled", "plain", FASTER_COMPILED)
+        _ratio(report, timing, f"{where}: both compiled", "ours, compiled", "plain, compiled", None)
+
+
+def _training(report: Report, width: int, batch: int, crop: int, seconds: float) -> None:
+    """The whole step: forward, loss, backward, optimizer. The plain side has PyTorch's own AdamW."""
+    config = configuration.load(overrides={"model.width": width})
+    ours, plain = (model.train() for model in networks(width))
+    given = training_batch(batch, crop)
+    grey, mask = image(crop, batch), torch.from_numpy(given["masks"])[:, None]
+    tripled = grey.repeat(1, 3, 1, 1)
+
+    def loss_of(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return segmentation_loss(model(x), mask, config.train.loss)[0]
+
+    _same_gradients(loss_of, (ours, grey), (plain, tripled))
+    train = config.train
+    optimizers = {
+        "ours": build_optimizer(ours, train),
+        "plain": torch.optim.AdamW(plain.parameters(), train.lr, weight_decay=train.weight_decay),
+    }
+
+    def step(name: str, model: nn.Module, x: torch.Tensor, checkpointing: bool = False) -> Callable[[], int]:
+        def run() -> int:
+            ours.activation_checkpointing = checkpointing
+            optimizers[name].zero_grad(set_to_none=True)
+            loss_of(model, x).backward()
+            optimizers[name].step()
+            return len(x)
+
+        return run
+
+    sides = {
+        "plain": step("plain", plain, tripled),
+        "ours": step("ours", ours, grey),
+        "ours, checkpointing": step("ours", ours, grey, True),
+    }
+    timing = interleaved({name: timed(run, clock(1)) for name, run in sides.items()}, seconds)
+    where = f"training step, {batch} crops {crop}x{crop}"
+    _rows(report, where, "samples/s", timing)
+    _ratio(report, timing, f"{where}: ours / plain", "ours", "plain", FASTER_TRAINING)
+    name = f"{where}: with activation checkpointing / without ({MOST_TIME:g} times the time: {1 / MOST_TIME:.3f})"
+    _ratio(report, timing, name, "ours, checkpointing", "ours", 1 / MOST_TIME)
+
+
+def _same_gradients(
+    loss_of: Callable[[nn.Module, torch.Tensor], torch.Tensor], *sides: tuple[nn.Module, torch.Tensor]
+) -> None:
+    """`WorkError` where losses differ by 1e-4 or the directions of all gradients by 1e-3."""
+    losses, gradients = [], []
+    for model, x in sides:
+        loss = loss_of(model, x)
+        found = torch.autograd.grad(loss, list(model.parameters()))
+        losses.append(loss.item())
+        gradients.append(torch.cat([g.flatten() for g in found]))
+    apart = float((gradients[0] - gradients[1]).norm() / gradients[1].norm())
+    if abs(losses[0] - losses[1]) > 1e-4 * abs(losses[1]) or apart > 1e-3:
+        raise WorkError(
+            f"bench models: a training step differs from the plain GGL-Net's: {losses}, gradients {apart:.2g}"
+        )
+
+
+def _memory(report: Report, width: int, batch: int, crop: int) -> None:
+    """Peak memory of a step with and without activation checkpointing."""
+    kept, again = (step_memory.measure(width, batch, crop, flag)["peak"] for flag in (False, True))
+    share = again / kept
+    verdict = "held" if share <= LEAST_MEMORY else "missed"
+    report.results.append(
+        f"MEMORY of a training step of {batch} crops {crop}x{crop}, peak resident: {kept / 1e6:.0f} MB; with activation "
+        f"checkpointing {again / 1e6:.0f} MB, {share:.2f} of it; goal {LEAST_MEMORY:g}: {verdict}"
+    )
+
+
+def _rows(report: Report, where: str, unit: str, timing: Timing) -> None:
+    report.rows += [{"what": where, "side": name, "a second": timing.rate(name), "of": unit} for name in timing.seconds]
+
+
+def _ratio(report: Report, timing: Timing, name: str, side: str, other: str, goal: float | None) -> None:
+    report.ratios.append((name, timing.ratio(side, other)))
+    if goal is not None:
+        report.goals[name] = goal
