@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -383,7 +384,7 @@ def test_weights_of_another_network_are_named():
 def test_the_command_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "data.dvc").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("irstd.workspace.sys.path", [])
+    monkeypatch.setattr(sys, "path", list(sys.path))  # to which the command adds
     torch.save({"model": yolox_s()}, "yolox_s.pth")
     call = ["weights", "import", "yolox_s.pth", "--out", "w.safetensors", "model.width=0.125", "--as"]
     assert run([*call, "nothing"]) == 2
