@@ -143,7 +143,7 @@ class Source:
         """Inside this block the code is imported from a copy of its own."""
         with tempfile.TemporaryDirectory(prefix="irstd-code-") as place:
             self.write(Path(place))
-            with carried(Path(place)):
+            with carried(Path(place), keep=False):
                 yield
 
     def travels(self) -> dict[str, bytes]:
@@ -222,11 +222,13 @@ def _parsed(source: str | bytes) -> ast.Module:
 
 
 @contextmanager
-def carried(folder: Path) -> Iterator[None]:
-    """Inside this block the modules in `folder` are imported from there, whatever else goes by their names."""
+def carried(folder: Path, keep: bool = True) -> Iterator[None]:
+    """Inside this block the modules in `folder` are imported from there, whatever else goes by their names.
+
+    keep: afterwards they stay where no others can be had by their names, since a network may import while it runs.
+    """
     tops = {path.name.removesuffix(".py") for path in folder.iterdir()} if folder.is_dir() else set()
-    mine = lambda: [m for m in sys.modules if m.partition(".")[0] in tops]  # noqa: E731
-    others = {name: sys.modules.pop(name) for name in mine()}
+    others = _taken(tops)
     quiet, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     if tops:
         sys.path.insert(0, str(folder))
@@ -237,8 +239,12 @@ def carried(folder: Path) -> Iterator[None]:
         sys.dont_write_bytecode = quiet
         if tops:
             sys.path.remove(str(folder))
-        # Where none went by these names before, they stay: a network may import while it runs.
-        if others:
-            for name in mine():
-                del sys.modules[name]
-            sys.modules.update(others)
+        mine = _taken(tops)
+        sys.modules.update(others)
+        alone = {top for top in tops if keep and importlib.util.find_spec(top) is None}
+        sys.modules.update({name: module for name, module in mine.items() if name.partition(".")[0] in alone})
+
+
+def _taken(tops: set[str]) -> dict[str, Any]:
+    """The imported modules of these top-level names, which are then imported no more."""
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in tops}

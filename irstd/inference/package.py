@@ -86,7 +86,7 @@ def write(
     from irstd.data.intensity import of_train, resolve
 
     depths = {s["bit_depth"] for m in manifests for s in m.content["sequences"].values()}
-    rules = {resolve(config.data.intensity, depth) for depth in depths}
+    rules = {resolve(config.data.intensity, depth) for depth in depths} or {config.data.intensity}
     content = {
         "schema": SCHEMA,
         "config": config.model_dump(mode="json"),

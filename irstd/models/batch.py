@@ -19,10 +19,10 @@ def check(batch: Batch) -> None:
     frames = batch["frames"]
     shape, kind = tuple(frames.shape), str(frames.dtype).removeprefix("torch.")
     if len(shape) != 4 or 0 in shape:
-        raise InputError(f"frames have the shape {shape}: expected counts [B, T, H, W], grey and not empty")
+        raise InputError(f"frames: the shape is {shape}, expected grey counts [B, T, H, W], not empty")
     # Moved, 16 bits are int32, and what augmentation made of counts is x.
     if kind not in ("uint8", *(("uint16",) if isinstance(frames, np.ndarray) else ("int32", "float32"))):
-        raise InputError(f"frames are {kind}: expected the sensor's counts, uint8 or uint16")
+        raise InputError(f"frames: the type is {kind}, expected the sensor's counts, uint8 or uint16")
     count, _, height, width = shape
     wanted = {"gradient": (count, height, width), "masks": (count, height, width)}
     wanted |= {"offset": (count,), "scale": (count,), "size": (count, 2)}
@@ -31,17 +31,15 @@ def check(batch: Batch) -> None:
         if value is None:
             continue
         if tuple(value.shape) != expected:
-            raise InputError(f"{name} have the shape {tuple(value.shape)}: with frames {shape} expected {expected}")
+            raise InputError(f"{name}: the shape is {tuple(value.shape)}, with frames {shape} expected {expected}")
         if not isinstance(value, np.ndarray):
             continue
         if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise InputError(f"{name} hold NaN or infinity")
+            raise InputError(f"{name}: holds NaN or infinity")
         if name == "masks" and not (value.dtype == bool or ((value == 0) | (value == 1)).all()):
-            raise InputError(f"masks hold values up to {value.max():g}: expected 0 and 1 (binarise them first)")
+            raise InputError(f"masks: the values go up to {value.max():g}, expected 0 and 1 (binarise them first)")
         if name == "size" and not ((value >= 1).all() and (value <= (height, width)).all()):
-            raise InputError(
-                f"size holds {value.tolist()}: true sizes lie between 1 and the frames' {height} x {width}"
-            )
+            raise InputError(f"size: {value.tolist()} is not within the frames' {height} x {width}")
 
 
 def check_boxes(batch: Batch) -> None:

@@ -21,11 +21,17 @@ def rehearse(config: Config, shards: str | Path, manifests: list[Manifest]) -> N
 
     Raises: InputError where it cannot be made, breaks, or gives what is no loss or no detections.
     """
-    from irstd.training.loop import loader_for
-
     if not isinstance(config.model, ForeignConfig):
         return
     name = config.model.name
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        _rehearse(name, config, shards, manifests)
+
+
+def _rehearse(name: str, config: Config, shards: str | Path, manifests: list[Manifest]) -> None:
+    from irstd.training.loop import loader_for
+
     model = build_model(config)
     if not any(p.requires_grad for p in model.parameters()):
         raise InputError(f"{name}: has no parameters to train")
@@ -62,10 +68,18 @@ def _step(name: str, model: Model, batch: dict) -> None:
 
 @torch.no_grad()
 def _ask_for_output(name: str, model: SegmentationAdapter, batch: dict) -> None:
-    """Maps that never leave [0, 1] are hardly logits, and a sigmoid of a sigmoid would learn next to nothing."""
-    map_B1HW = model(normalised(model.resize(model.arrived(batch))[0]))
-    if map_B1HW.min() >= 0 and map_B1HW.max() <= 1:
-        raise InputError(
-            f"{name}: gives values in [0, 1] alone; if these are probabilities set model.adapter.output=probability, "
-            "else model.adapter.output=logits"
-        )
+    """`InputError` where maps stay in [0, 1] whatever the weights: no logits do, and a sigmoid of a sigmoid learns nothing."""
+    x_BTHW = normalised(model.resize(model.arrived(batch))[0])
+    for _ in range(3):
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=10)
+        try:
+            map_B1HW = model(x_BTHW)
+        except InputError:  # beyond all bounds
+            return
+        if map_B1HW.min() < 0 or map_B1HW.max() > 1:
+            return
+    raise InputError(
+        f"{name}: gives values in [0, 1] alone; if these are probabilities set model.adapter.output=probability, else "
+        "model.adapter.output=logits"
+    )

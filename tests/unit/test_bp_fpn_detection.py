@@ -182,6 +182,17 @@ def test_the_loss_by_hand():
     assert parts["box"].item() == pytest.approx(1 - math.exp(-2 / 12.8) ** 2, rel=1e-4)
 
 
+def test_objectness_by_focal_loss():
+    """The same as above: one of 16 cells is wanted, each at 1/2, so that every term has (1 - 1/2)^gamma."""
+    raw_BCHW = raw(objectness=0.0)
+    raw_BCHW[:, 0] = 50
+    put(raw_BCHW, 1, 1, (10, 8, 8, 8), 0.0, 0.0)
+    config = LossConfig(objectness_focal=True, focal_gamma=3, focal_alpha=0.2)
+    _, parts = detection_loss(raw_BCHW, [np.array([[8, 8, 8, 8]])], config)
+    assert parts["objectness"].item() == pytest.approx((0.2 + 15 * 0.8) * 0.5**3 * HALF, rel=1e-5)
+    assert parts["box"].item() == pytest.approx(1 - 0.6**2, rel=1e-5)
+
+
 def test_the_class_of_an_assigned_cell_should_score_its_overlap():
     raw_BCHW = torch.zeros(1, 7, 4, 4)
     raw_BCHW[:, 0] = 50

@@ -81,6 +81,15 @@ def test_unknown_model_gets_the_nearest_name():
         config.load(model="gglnet")
 
 
+def test_identity_of_a_run_from_before_there_was_a_focal_loss():
+    found = config.load().identity()["train"]
+    assert "init" not in found and not [name for name in found["loss"] if "focal" in name]
+    with_masks = config.load(overrides={"train.loss.focal": 1}).identity()["train"]["loss"]
+    assert {"focal", "focal_gamma", "focal_alpha"} <= with_masks.keys() and "objectness_focal" not in with_masks
+    with_boxes = config.load(overrides={"train.loss.objectness_focal": True}).identity()["train"]["loss"]
+    assert {"objectness_focal", "focal_gamma", "focal_alpha"} <= with_boxes.keys() and "focal" not in with_boxes
+
+
 def test_identity_ignores_what_does_not_decide():
     one, other = config.load(), config.load(overrides={"registry.name": "mine", "data.sets": ["a"]})
     assert one.identity() == other.identity()

@@ -321,21 +321,27 @@ def test_it_trains_and_its_package_runs_without_it(toys, sample_shards, tmp_path
     frames_THW = np.random.default_rng(0).integers(3000, 3100, (4, 34, 46)).astype(np.uint16)
     here = Detector.load(folder)
     expected = [(f.boxes_N4.tolist(), f.scores_N.tolist()) for f in here(frames_THW, 14)]
-    # Another state of the code goes by the same name now.
+    # Another state of the code goes by the same name now, and goes on doing so.
     (toys / "toy_irstd" / "nets.py").write_text("raise RuntimeError('edited')\n")
+    for module in [m for m in sys.modules if m.startswith("toy_")]:
+        del sys.modules[module]
     again = Detector.load(folder)(frames_THW, 14)
     assert [(f.boxes_N4.tolist(), f.scores_N.tolist()) for f in again] == expected
+    with pytest.raises(InputError, match="edited"):
+        foreign.find("toy_irstd.nets:Plain")
     assert not list(folder.rglob("__pycache__"))
     if name == "Plain":
         code = f"""
-import sys, numpy as np
+import shutil, sys, numpy as np
 from irstd.inference.detector import Detector
 frames = np.random.default_rng(0).integers(3000, 3100, (4, 34, 46)).astype(np.uint16)
 found = Detector.load({str(folder)!r})(frames, 14)
-print([(f.boxes_N4.tolist(), f.scores_N.tolist()) for f in found])
+print([(f.boxes_N4.tolist(), f.scores_N.tolist()) for f in found], "toy_irstd" in sys.modules)
+shutil.rmtree({str(folder / "code")!r})
+for name in [m for m in sys.modules if m.startswith("toy_")]:
+    del sys.modules[name]
+Detector.load({str(folder)!r})
 """
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        assert done.stdout.strip() == str(expected), done.stderr
-        shutil.rmtree(folder / "code")
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.stdout.strip() == f"{expected} True", done.stderr
         assert "there is no module 'toy_irstd'; install it" in done.stderr

@@ -12,7 +12,7 @@ from irstd.errors import InputError
 from irstd.models import build_model
 from irstd.models.batch import normalised, to_device
 from irstd.models.contract import detections_of
-from irstd.models.losses import bce, edge_hard, segmentation_loss, soft_iou
+from irstd.models.losses import bce, edge_hard, focal, focal_terms, segmentation_loss, soft_iou
 
 
 def batch(sizes, dtype=np.uint16, offset=7000.0, scale=1 / 300, seed=0):
@@ -142,6 +142,32 @@ def test_edge_hard_by_hand():
     mask[0, 0, 4, 4] = 1
     # 9 pixels around the target weigh 4; the hardest half are these and 23 others, each log 2
     assert float(edge_hard(logit, mask)) == pytest.approx((9 * 4 + 23) / 32 * float(np.log(2)), rel=1e-5)
+
+
+def test_focal_by_hand():
+    logit = torch.logit(torch.tensor([[[[0.9, 0.3, 0.2, 0.6]]]]))
+    mask = torch.tensor([[[[1.0, 1.0, 0.0, 0.0]]]])
+    terms = [0.25 * 0.1**2 * -np.log(0.9), 0.25 * 0.7**2 * -np.log(0.3)]
+    terms += [0.75 * 0.2**2 * -np.log(0.8), 0.75 * 0.6**2 * -np.log(0.4)]
+    assert float(focal(logit, mask)) == pytest.approx(sum(terms) / 2, rel=1e-5)
+    # Without focus and with equal shares it is half of the cross-entropy; without a target the divisor is 1.
+    assert float(focal(logit, mask, 0, 0.5)) == pytest.approx(float(bce(logit, mask)) * 4 / 2 / 2, rel=1e-5)
+    assert float(focal(logit, 0 * mask, 0, 0.5)) == pytest.approx(float(bce(logit, 0 * mask)) * 4 / 2, rel=1e-5)
+    total, parts = segmentation_loss(
+        logit, mask, LossConfig(soft_iou=0, bce=0, focal=2, focal_gamma=0, focal_alpha=0.5)
+    )
+    assert float(total) == pytest.approx(2 * float(parts["focal"])) and set(parts) == {"focal"}
+    assert float(parts["focal"]) == pytest.approx(float(focal(logit, mask, 0, 0.5)))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_has_its_gradient_everywhere(gamma):
+    target = torch.tensor([1.0, 0.0, 1.0, 0.0], dtype=torch.float64)
+    logit = torch.tensor([0.3, -0.7, -2.0, 1.5], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: focal_terms(x, target, gamma, 0.25), logit)
+    sure = torch.tensor([200.0, -200.0, -200.0, 200.0], requires_grad=True)
+    focal_terms(sure, target.float(), gamma, 0.25).sum().backward()
+    assert torch.isfinite(sure.grad).all() and sure.grad[2] < 0 < sure.grad[3]
 
 
 def test_a_weight_of_zero_leaves_a_term_out():

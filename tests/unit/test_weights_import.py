@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -243,7 +244,7 @@ def test_an_imported_package_gives_what_the_authors_network_gives(workspace, tmp
     image = torch.from_numpy(frame_HW / np.float32(255)).expand(1, channels, -1, -1)
     expected = published(image)[0, 0].detach().numpy()
     assert expected.std() > 0.01
-    np.testing.assert_allclose(found.probability_HW, expected, atol=1e-5)
+    np.testing.assert_allclose(found.probability_HW, expected, atol=1e-4)
     assert dict(lineage.chain(package, None))["imported from"] == path.name
     assert [reason for _, reason in lineage.verify(workspace, package, None, tmp_path)] == [None]
 
@@ -383,7 +384,7 @@ def test_weights_of_another_network_are_named():
 def test_the_command_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "data.dvc").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("irstd.workspace.sys.path", [])
+    monkeypatch.setattr(sys, "path", list(sys.path))  # to which the command adds
     torch.save({"model": yolox_s()}, "yolox_s.pth")
     call = ["weights", "import", "yolox_s.pth", "--out", "w.safetensors", "model.width=0.125", "--as"]
     assert run([*call, "nothing"]) == 2
