@@ -14,7 +14,7 @@ from irstd.files import read_json, write_atomic, writing
 from irstd.workspace import Workspace
 
 PUBLISHED = Path("benchmarks/published")
-EVALUATION = "evaluation.json"
+EVALUATION = "report.json"
 
 
 def run(
@@ -50,7 +50,7 @@ def evaluation(workspace: Workspace, what: str, split: str) -> dict[str, Any]:
             path = path / EVALUATION
         if not path.is_file():
             raise InputError(
-                f"{what}: no evaluation here: name a file or folder of irstd evaluate --out, a package, or models:/NAME@ALIAS"
+                f"{what}: no evaluation here: name what irstd evaluate --out or --report wrote, a package, or models:/NAME@ALIAS"
             )
         try:
             return checked(read_json(path), str(path))
@@ -113,7 +113,7 @@ def _row(numbers: dict[str, Any], method: str, about: dict[str, Any]) -> Row:
     return Row(
         method=method,
         values={name: numbers[name] for name in NUMBERS if name in numbers},
-        intervals={},
+        intervals={name: tuple(pair) for name, pair in (numbers.get("intervals") or {}).items() if pair},
         grid=str(numbers.get("grid") or "native"),
         protocol=numbers["protocol"],
         images=numbers.get("images", numbers.get("frames")),
