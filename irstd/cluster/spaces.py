@@ -32,7 +32,7 @@ KINDS = {"choice": None, "uniform": 2, "loguniform": 2, "int": 2, "quniform": 3}
 class Objective(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    metric: Literal["iou", "niou", "pd", "ap50", "f1"] = "iou"
+    metric: Literal["iou", "niou", "pd", "ap50", "ap", "f1"] = "iou"
     mode: Literal["max", "min"] = "max"
 
 

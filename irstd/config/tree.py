@@ -146,13 +146,14 @@ class TrainConfig(Section):
 class EvaluateConfig(Section):
     """How numbers are measured."""
 
-    protocol: Literal["strict", "basicirstd", "dnanet", "msda", "nnlab"] = Field(
-        "strict", description="boxes: strict or nnlab; masks: all others"
+    protocol: Literal["strict", "basicirstd", "dnanet", "msda", "nnlab", "centroid"] = Field(
+        "strict", description="boxes: strict, nnlab or centroid; masks: all others"
     )
     grid: Literal[256, 512] | None = None
     threshold: float = Field(0.5, ge=0, le=1)
-    objective: Literal["iou", "niou", "pd", "ap50", "f1"] | None = Field(
-        None, description="what chooses the best checkpoint on val; none: iou of masks, ap50 of boxes"
+    objective: Literal["iou", "niou", "pd", "ap50", "ap", "f1"] | None = Field(
+        None,
+        description="what chooses the best checkpoint on val; none: iou of masks, ap50 of boxes (ap under centroid)",
     )
 
 
@@ -173,7 +174,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _measures(self) -> Config:
         task, measured = self.model.task, self.evaluate
-        protocols, objectives = MEASURES[task]
+        protocols, objectives = MEASURES[task][0], self._objectives()
         if measured.protocol not in protocols:
             raise ValueError(
                 f"evaluate.protocol={measured.protocol} does not score {task}, which {self.model.name} does; "
@@ -181,7 +182,7 @@ class Config(Section):
             )
         if measured.objective not in (None, *objectives):
             raise ValueError(
-                f"evaluate.objective={measured.objective} is no number of {task}, which {self.model.name} does; "
+                f"evaluate.objective={measured.objective} is no number of {task} under {measured.protocol}; "
                 f"use {', '.join(objectives)}"
             )
         if task == "detection" and measured.grid is not None:
@@ -191,7 +192,12 @@ class Config(Section):
     @property
     def objective(self) -> str:
         """The number that chooses the best checkpoint on val, and that promotion compares."""
-        return self.evaluate.objective or MEASURES[self.model.task][1][0]
+        return self.evaluate.objective or self._objectives()[0]
+
+    def _objectives(self) -> tuple[str, ...]:
+        """Those of the task and protocol, the default first: average precision has another name where no IoU decides."""
+        absent = "ap50" if self.evaluate.protocol == "centroid" else "ap"
+        return tuple(name for name in MEASURES[self.model.task][1] if name != absent)
 
     @property
     def registered_name(self) -> str:
@@ -212,5 +218,5 @@ class Config(Section):
 # Protocols and objectives of what a network gives, the default first.
 MEASURES = {
     "segmentation": (("strict", "basicirstd", "dnanet", "msda"), ("iou", "niou", "pd")),
-    "detection": (("strict", "nnlab"), ("ap50", "f1")),
+    "detection": (("strict", "nnlab", "centroid"), ("ap50", "ap", "f1")),
 }

@@ -6,9 +6,9 @@ found nor missed, a false alarm there is none. Pixels inside a region count in n
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
-from irstd.data.contrast import edges_of
+import numpy as np
 
 SHARE = 0.5
 """Of its own area, from which on a blob or a box belongs to a region."""
@@ -17,7 +17,7 @@ SHARE = 0.5
 def region_mask(
     ignore_K4: np.ndarray | None, native: tuple[int, int], shape: tuple[int, int] | None = None
 ) -> np.ndarray | None:
-    """bool [H, W]: the pixels whose centres lie in a region; None without one.
+    """bool [H, W]: every pixel that a region has a part of, as the losses leave them out; None without a region.
 
     ignore_K4: checked boxes (x, y, w, h) in px of the native frame. native: its (H, W). shape: the grid's, where it is
     another one.
@@ -27,8 +27,10 @@ def region_mask(
     height, width = shape or native
     factor_4 = np.array([width / native[1], height / native[0]] * 2)
     found_HW = np.zeros((height, width), bool)
-    for x1, y1, x2, y2 in map(edges_of, np.asarray(ignore_K4, float) * factor_4):
-        found_HW[max(y1, 0) : max(y2, 0), max(x1, 0) : max(x2, 0)] = True
+    for x, y, w, h in np.asarray(ignore_K4, float) * factor_4:
+        # Not by the pixels' centres: on a coarser grid the smallest region would fall between them.
+        top, left = max(0, math.floor(y)), max(0, math.floor(x))
+        found_HW[top : max(0, math.ceil(y + h)), left : max(0, math.ceil(x + w))] = True
     return found_HW
 
 

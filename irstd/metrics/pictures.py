@@ -37,11 +37,11 @@ def curve(name: str, columns: dict[str, list], found: dict[str, Any]) -> bytes:
             axes.set_xscale("log")
             if min(xs) == 0:
                 axes.axvline(floor, color=INK, linewidth=0.6, linestyle=":")
-                axes.annotate("0", (floor, 0), ha="right", fontsize=8, color=INK)
+                axes.text(floor, -0.015, " 0", va="bottom", fontsize=8, color=INK)
             xs = [max(x, floor) for x in xs]
         elif not logarithmic:
             axes.set_xlim(-0.02, 1.02)
-        axes.plot(xs, ys, color=LINE, linewidth=1.6, marker=".", markersize=4)
+        axes.plot(xs, ys, color=LINE, linewidth=1.6, marker="." if len(xs) < 200 else None, markersize=4)
         at = max(range(len(xs)), key=lambda i: (-abs(thresholds[i] - found["threshold"]), i))
         axes.plot(xs[at], ys[at], "o", color=MARK, markersize=7, label=f"threshold {thresholds[at]:.4g}")
         axes.legend(loc="lower right" if name != "pr" else "lower left", frameon=False, fontsize=9)

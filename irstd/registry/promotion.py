@@ -48,7 +48,7 @@ def compare(workspace: Workspace, challenger: Any, champion: Any | None, shards:
             )
     split = "gate" if all(m.count("gate", "labelled") for m in manifests) else "val"
     measured = [
-        _measure(package, split, shards) | {"version": str(v.version)}
+        _measure(package, split, shards, mine.config.objective) | {"version": str(v.version)}
         for package, v in ((mine, challenger), (theirs, champion))
     ]
     objective = mine.config.objective
@@ -66,7 +66,8 @@ def compare(workspace: Workspace, challenger: Any, champion: Any | None, shards:
     return Verdict(False, f"{objective} {new:.4f} does not beat {old:.4f} on {split}{note}", split, *measured)
 
 
-def _measure(package: Package, split: str, shards: str | Path) -> dict[str, Any]:
+def _measure(package: Package, split: str, shards: str | Path, objective: str) -> dict[str, Any]:
+    """The package's numbers under `strict`; under `centroid` where its average precision decides."""
     from irstd.training.evaluation import measure
     from irstd.training.loop import loader_for
 
@@ -75,7 +76,11 @@ def _measure(package: Package, split: str, shards: str | Path) -> dict[str, Any]
     dataset = package.content["intensity"]["dataset"]
     loader = loader_for(config, shards, split, read_all(shards, sets), batch_size=1, dataset=dataset)
     strict = config.evaluate.model_copy(
-        update={"protocol": "strict", "grid": None, "threshold": package.content["threshold"]}
+        update={
+            "protocol": "centroid" if objective == "ap" else "strict",
+            "grid": None,
+            "threshold": package.content["threshold"],
+        }
     )
     return measure(package.model(), loader, strict).compute()
 

@@ -232,6 +232,8 @@ def test_the_image_as_a_source():
         ({"model.squeeze_excitation": False}, "bp-fpn has no such option"),
         ({"evaluate.protocol": "dnanet"}, "does not score detection"),
         ({"evaluate.objective": "iou"}, "no number of detection"),
+        ({"evaluate.objective": "ap"}, "under strict; use ap50, f1"),
+        ({"evaluate.objective": "ap50", "evaluate.protocol": "centroid"}, "under centroid; use ap, f1"),
         ({"evaluate.grid": 256}, "for masks"),
     ],
 )

@@ -102,7 +102,7 @@ def test_clips_reach_the_network(sample_shards):
     assert build_model(tiny()).frames == 3
 
 
-@pytest.mark.parametrize("protocol", ["strict", "nnlab"])
+@pytest.mark.parametrize("protocol", ["strict", "nnlab", "centroid"])
 def test_measuring_is_the_metric_of_what_is_predicted(sample_shards, protocol):
     config = tiny(evaluate__protocol=protocol, evaluate__threshold=0.1)
     torch.manual_seed(0)
@@ -198,6 +198,7 @@ def test_a_flow_is_given_what_differs_from_the_networks_defaults():
 
 def test_objectives():
     assert tiny().objective == "ap50" and tiny(evaluate__objective="f1").objective == "f1"
+    assert tiny(evaluate__protocol="centroid").objective == "ap"
     assert configuration.load().objective == "iou"
     assert Objective(metric="ap50").metric == "ap50"
 

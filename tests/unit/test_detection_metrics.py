@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from pycocotools.cocoeval import COCOeval
 
 from irstd.metrics import DetectionMetrics
 
+CASES = json.loads((Path(__file__).parents[1] / "golden" / "detection_cases.json").read_text())["cases"]
 A, B, FAR = [10, 10, 4, 4], [30, 30, 4, 4], [60, 5, 4, 4]
 NONE = np.zeros((0, 4))
 
@@ -84,6 +86,17 @@ def by_pycocotools(frames):
         judge.accumulate()
         judge.summarize()
     return judge.stats[1], judge.eval["recall"][0, 0, 0, 2]
+
+
+@pytest.mark.parametrize("protocol", ["strict", "centroid", "nnlab"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_golden(case, protocol):
+    metrics = DetectionMetrics(protocol)
+    for frame in case["frames"]:
+        metrics.update(frame["boxes"], frame["scores"], frame["targets"], ignore_K4=frame.get("ignore"))
+    result, expected = metrics.compute(), dict(case[protocol])
+    assert result[metrics.protocol.average] == pytest.approx(expected.pop("ap"), abs=1e-9)
+    assert {name: result[name] for name in expected} == expected
 
 
 def test_nnlab_by_hand():

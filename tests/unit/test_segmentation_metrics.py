@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from irstd.metrics import SEGMENTATION, OperatingCurve, SegmentationMetrics, curve, pd_at_fa, threshold_for_fa
+from irstd.metrics import (
+    SEGMENTATION,
+    OperatingCurve,
+    SegmentationMetrics,
+    curve,
+    lowest_threshold,
+    pd_at_fa,
+    threshold_for_fa,
+)
 from irstd.metrics.components import MAX_BANDS, components
 from irstd.metrics.matching import optimal_match
 
@@ -39,10 +47,11 @@ def scene(rng, shape=(60, 70), targets=3, noise=0.02):
 def test_golden(case, protocol):
     metrics = SegmentationMetrics(protocol)
     pixels = 0
-    for rows in case["images"]:
+    for index, rows in enumerate(case["images"]):
         probability, mask = picture(rows)
-        metrics.update(probability, mask)
+        metrics.update(probability, mask, ignore_K4=case["ignore"][index] if "ignore" in case else None)
         pixels += mask.size
+    pixels = case.get("pixels", pixels)
     result = metrics.compute()
     counts = dict(case["counts"])
     if "hits" in case:
@@ -259,6 +268,65 @@ def test_pd_at_fa_is_what_trying_every_score_finds(protocol, dtype):
         assert pd_at_fa(scores, masks, fa, protocol) == (threshold, result["pd"], result["fa"])
     # The Fa that a detector had is a budget that it meets again.
     assert pd_at_fa(scores, masks, result["fa"], protocol).fa == result["fa"]
+
+
+def test_operating_points_leave_out_ignore_regions():
+    rng = np.random.default_rng(9)
+    frames = [scene(rng, (40, 41), 3) for _ in range(5)]
+    scores, masks = [p for p, _ in frames], [m for _, m in frames]
+    regions = [np.array([[20.5, 0, 30, 18], [0, 30, 4, 4]]), None, np.zeros((0, 4)), np.array([[0, 0, 41, 20]]), None]
+    point = pd_at_fa(scores, masks, 0.02, ignores=regions)
+    assert point != pd_at_fa(scores, masks, 0.02)
+    results = []
+    for threshold in (point.threshold, np.nextafter(np.float32(point.threshold), np.float32(0))):
+        metrics = SegmentationMetrics("strict", threshold)
+        for score, mask, region in zip(scores, masks, regions, strict=True):
+            metrics.update(score, mask, ignore_K4=region)
+        results.append(metrics.compute())
+    assert (point.pd, point.fa) == (results[0]["pd"], results[0]["fa"]) and results[0]["fa"] <= 0.02 < results[1]["fa"]
+    found = OperatingCurve([0.2, 0.5, 0.8])
+    metrics = SegmentationMetrics("strict", 0.5)
+    for score, mask, region in zip(scores, masks, regions, strict=True):
+        found.update(score, mask, ignore_K4=region)
+        metrics.update(score, mask, ignore_K4=region)
+    values, expected = found.compute(), metrics.compute()
+    names = {"pd": "pd", "fa": "fa", "iou": "iou", "false_alarms_per_frame": "false_alarms_per_frame"}
+    assert {name: values[name][1] for name in names} == {name: expected[name] for name in names}
+    assert (values["targets"], values["pixels"]) == (expected["targets"], expected["pixels"])
+
+
+def test_lowest_threshold_is_exact_and_refused_where_too_little_is_seen():
+    rng = np.random.default_rng(10)
+    frames = [scene(rng, (50, 40), 2) for _ in range(5)]  # 10,000 pixels
+    scores, masks = [p for p, _ in frames], [m for _, m in frames]
+    point = lowest_threshold(scores, masks, 0.001)
+    assert point == pd_at_fa(scores, masks, 0.001) and point.fa <= 0.001
+    with pytest.raises(ValueError, match="Fa 0.0009 needs 1.11e"):
+        lowest_threshold(scores, masks, 0.0009)
+    with pytest.raises(ValueError, match="greater than 0"):
+        lowest_threshold(scores, masks, 0.0)
+    # Ten false pixels must be possible outside of what is ignored.
+    with pytest.raises(ValueError, match="there are 9999"):
+        lowest_threshold(scores, masks, 0.001, ignores=[np.array([[0, 0, 1, 1]]), *[None] * 4])
+
+
+def test_pd_at_rates_with_intervals():
+    rng = np.random.default_rng(11)
+    found = OperatingCurve([i / 10 for i in range(1, 11)])
+    frames = [scene(rng, noise=0.005) for _ in range(12)]
+    for number, frame in enumerate(frames):
+        found.update(*frame, f"group {number}")
+    rates = (1e-6, 0.002, 0.05)
+    low, middle, high = found.pd_at(rates)
+    assert low["pd"] is None and "needs 1e+07 pixels" in low["insufficient"]
+    for row in middle, high:
+        assert row["threshold"] == threshold_for_fa(found, row["fa"])
+        metrics = SegmentationMetrics("strict", row["threshold"])
+        for frame in frames:
+            metrics.update(*frame)
+        assert row["pd"] == metrics.compute()["pd"] and row["interval"][0] <= row["pd"] <= row["interval"][1]
+    assert middle["pd"] < high["pd"] and middle["interval"][0] < middle["interval"][1]
+    assert OperatingCurve.from_state(json.loads(json.dumps(found.state()))).pd_at(rates) == found.pd_at(rates)
 
 
 def test_pd_at_fa_at_the_ends():
