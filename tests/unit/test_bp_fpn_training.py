@@ -170,6 +170,7 @@ def test_baselines_stand_beside_boxes(sample_shards, packaged, capsys):
                 assert row["threshold"] != model["threshold"]
     # Two bright targets on clouds: a top-hat finds some, whatever the network does.
     assert found["baselines"][0]["protocols"][2]["ap"] > 0.3
+    capsys.readouterr()
     evaluate.show(found)
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[:2] for line in shown if line[1:2] == ["top-hat"]] == [

@@ -225,4 +225,6 @@ def test_the_threshold_within_a_rate_of_false_alarms():
         return row["hits"], row["false_alarms"]
 
     assert [above(rate) for rate in (0, 0.25, 0.5, 0.75, 1, 5)] == [(0, 0), (1, 1), (1, 1), (2, 3), (2, 4), (2, 4)]
-    assert threshold_within(DetectionMetrics("strict"), 1) == 0
+    empty = DetectionMetrics("strict")
+    empty.update(np.zeros((0, 4)), np.zeros(0), np.array([box]))
+    assert threshold_within(empty, 1) == 0
