@@ -30,8 +30,9 @@ def run(
         raise InputError(f"--out {out}: is a file; name a folder")
     beside = published.read(table, workspace.root / PUBLISHED) if table is not None else []
     rows = []
-    for label, found in zip(_labels(what), [evaluation(workspace, each, split) for each in what], strict=True):
-        rows += placed(rows_of(found, found.get("name") or label), beside)
+    evaluations = [evaluation(workspace, each, split) for each in what]
+    for label, found in zip(_labels(what, [found.get("name") for found in evaluations]), evaluations, strict=True):
+        rows += placed(rows_of(found, label), beside)
     tables = arranged([*beside, *rows])
     write, _ = FORMATS[format or "markdown"]
     say(write(tables).rstrip("\n"))
@@ -103,7 +104,7 @@ def rows_of(found: dict[str, Any], label: str) -> list[Row]:
     }
     rows = [_row(numbers, label, about) for numbers in found["protocols"]]
     for baseline in found.get("baselines", []):
-        for numbers in baseline["protocols"]:
+        for numbers in baseline.get("protocols", []):
             method = f"{baseline['method']} (at the rate of {label})"
             rows.append(_row(numbers, method, about | {"reference": True}))
     return rows
@@ -123,7 +124,13 @@ def _row(numbers: dict[str, Any], method: str, about: dict[str, Any]) -> Row:
     )
 
 
-def _labels(what: list[str]) -> list[str]:
-    """Short names: a file's stem, a package's folder, else as given; in full where two would be the same."""
-    short = [each if ":" in each else Path(each).stem or each for each in what]
-    return [full if short.count(name) > 1 else name for full, name in zip(what, short, strict=True)]
+def _labels(what: list[str], names: list[str | None]) -> list[str]:
+    """The evaluations' own names, else a file's stem, a folder's name, or as given; in full where two would be the same."""
+    short = [
+        name or (each if ":" in each else Path(each).name.removesuffix(".json") or each)
+        for each, name in zip(what, names, strict=True)
+    ]
+    return [
+        (f"{name} ({full})" if name != full else name) if short.count(name) > 1 else name
+        for full, name in zip(what, short, strict=True)
+    ]
