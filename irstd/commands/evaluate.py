@@ -143,6 +143,8 @@ def measured(
     if config.model.task == "segmentation" and not loader.masks:
         raise InputError(f"the split {split!r} of {', '.join(sets)} has no masks to score a segmentation against")
     model = package.model()
+    # First of all: where it cannot be told, nothing else is waited for.
+    point = None if fa is None else wanted(model, fresh, fa)
     gathered = fill(model, loader)
     found = gathered.compute() | {
         "split": split,
@@ -154,8 +156,8 @@ def measured(
     row = found["protocols"][0]
     if config.model.task == "segmentation" and row["fa"] * row["pixels"] <= COMPARABLE:
         found["baselines"] = baselines(fresh, row["fa"])
-    if fa is not None:
-        found["wanted_fa"] = wanted(model, fresh, fa)
+    if point is not None:
+        found["wanted_fa"] = point
     return gathered, found
 
 
