@@ -180,6 +180,9 @@ def measured(
     if config.model.task == "segmentation" and not loader.masks:
         raise InputError(f"the split {split!r} of {', '.join(sets)} has no masks to score a segmentation against")
     model = package.model()
+    # First of all: where it cannot be told, nothing else is waited for.
+    maps = Anew(lambda: (model.predict(batch)[0].probability_HW for batch in fresh()))
+    point = None if fa is None else wanted(maps, fresh, fa)
     gathered = fill(model, loader)
     found = gathered.compute() | {
         "split": split,
@@ -189,9 +192,8 @@ def measured(
         "baselines": [],
     }
     found["baselines"] = compared(fresh, found, beside)
-    if fa is not None:
-        maps = Anew(lambda: (model.predict(batch)[0].probability_HW for batch in fresh()))
-        found["wanted_fa"] = wanted(maps, fresh, fa)
+    if point is not None:
+        found["wanted_fa"] = point
     return gathered, found
 
 

@@ -79,7 +79,12 @@ def run(
         raise InputError(
             f"the split {split!r} of {', '.join(m.set for m in manifests)} has no masks to score maps against"
         )
-    gathered = fill(given, loader, 0.5 if threshold is None else threshold, protocols(given, manifests))
+    scored = protocols(given, manifests)
+    point = None
+    if fa is not None:  # first of all: where it cannot be told, nothing else is waited for
+        maps = Anew(lambda: (_map(given, *_place(batch)) for batch in fresh()))
+        point = evaluate.wanted(maps, fresh, fa)
+    gathered = fill(given, loader, 0.5 if threshold is None else threshold, scored)
     found = gathered.compute() | {
         "split": split,
         "digests": {manifest.set: manifest.digest for manifest in manifests},
@@ -90,9 +95,8 @@ def run(
     }
     if found["protocols"][0]["grid"] is None:
         found["baselines"] = evaluate.compared(fresh, found, beside)
-        if fa is not None:
-            maps = Anew(lambda: (_map(given, *_place(batch)) for batch in fresh()))
-            found["wanted_fa"] = evaluate.wanted(maps, fresh, fa)
+    if point is not None:
+        found["wanted_fa"] = point
     folder = report or workspace.home / "evaluations" / f"{sequence.slug(name)}-{split}"
     evaluate.written(workspace, gathered, found, out, folder)
     evaluate.tell(found, folder, predictions=str(place), name=name)

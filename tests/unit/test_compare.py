@@ -252,7 +252,7 @@ def test_intervals_of_an_evaluation_are_shown(workspace, tmp_path, capsys):
     files = [written(tmp_path / "a.json", measured(known)), written(tmp_path / "b.json", measured(few))]
     compare.run(workspace, files, None, "test", None, None)
     text = capsys.readouterr().out
-    assert "0.7000 [0.6500, 0.7500]" in text and "20.00 [10.00, 30.00]" in text and "0.6000 " in text
+    assert "0.7000 [0.6500, 0.7500]" in text and "20.00 [10.00, 30.00]" in text and "**0.6000**" in text
 
 
 def test_a_table_alone(workspace, capsys):

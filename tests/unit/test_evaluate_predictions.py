@@ -69,7 +69,7 @@ def segmented(sample_shards, sample_data, tmp_path_factory):
     place = int(np.diff(top).argmax())
     threshold = float((top[place] + top[place + 1]) / 2)
     made = packaged(folder / "made", sample_shards, threshold, "ggl-net", **MASKS)
-    return threshold, evaluate.score(made, sample_shards, SPLIT, ["sample"]), maps
+    return threshold, evaluate.measured(made, sample_shards, SPLIT, ["sample"], beside=[])[1], maps
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def boxed(sample_shards, tmp_path_factory):
     loader = loader_for(made.config, sample_shards, SPLIT, manifests, batch_size=1)
     found = {batch["key"][0]: model.predict(batch)[0] for batch in loader}
     assert any(len(each) for each in found.values())
-    numbers = evaluate.score(made, sample_shards, SPLIT, ["sample"])
+    _, numbers = evaluate.measured(made, sample_shards, SPLIT, ["sample"], beside=[])
     assert numbers["protocols"][2]["hits"] > 10, "a comparison would say nothing"
     return numbers, found
 
@@ -214,8 +214,8 @@ def test_the_command_writes_what_a_model_s_evaluation_writes(workspace, perfect,
     # Both the file and the folder stand in tables, the baselines with them.
     compare.run(workspace, [str(out), str(report)], None, "test", None, None)
     table = capsys.readouterr().out
-    assert table.count("| oracle ") == 8 and "selection external predictions" in table
-    assert "top-hat (at the rate of oracle)" in table
+    assert table.count("| oracle (") == 8 and "selection external predictions" in table
+    assert "top-hat (at the rate of oracle (" in table
 
 
 def test_missing_predictions_are_refused_or_counted_as_empty(workspace, perfect, capsys):
