@@ -25,6 +25,7 @@ bench: $(READY)
 	$(BIN)/irstd bench train
 	$(BIN)/irstd bench infer
 	$(BIN)/irstd bench doctor
+	$(BIN)/irstd bench models
 
 setup: $(READY)
 

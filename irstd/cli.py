@@ -208,7 +208,9 @@ def tune(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL_URI", help="models:/ggl-net@champion, or a package's folder")],
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL_URI]", help="models:/ggl-net@champion, or a package's folder")
+    ] = None,
     overrides: Overrides = None,
     split: Annotated[str, typer.Option("--split")] = "test",
     shards: Shards = None,
@@ -219,9 +221,37 @@ def evaluate(
     fa: Annotated[
         float | None, typer.Option("--fa", help="also the lowest threshold that keeps to this Fa on val")
     ] = None,
+    baselines: Annotated[
+        str | None,
+        typer.Option("--baselines", help="of top-hat,local-contrast,low-rank, or none; default: the first two"),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option("--predictions", help="instead of a model: PNG, NPY or MOT files in a folder, or COCO results"),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="what the predictions are called in tables")] = None,
+    threshold: Annotated[float | None, typer.Option("--threshold", help="of the predictions; default: .5")] = None,
+    missing: Annotated[
+        str, typer.Option("--missing", help="frames without a prediction: 'refuse', or count them as 'empty'")
+    ] = "refuse",
+    images: Annotated[
+        Path | None, typer.Option("--images", help="the COCO file whose images the results' ids mean")
+    ] = None,
 ) -> None:
-    """Score a model on a split, a classical baseline at the same false-alarm rate beside it."""
-    _call("evaluate", uri=model, overrides=overrides or [], split=split, shards=shards, out=out, report=report, fa=fa)
+    """Score a model, or predictions made anywhere, on a split; classical baselines at the same rate beside it."""
+    beside = None if baselines is None else [b for b in baselines.split(",") if b != "none"]
+    shared = {"split": split, "shards": shards, "out": out, "report": report, "fa": fa, "beside": beside}
+    if predictions is None:
+        alone = {"--name": name, "--threshold": threshold, "--images": images}
+        stray = [option for option, value in alone.items() if value is not None]
+        _call("evaluate", uri=model, overrides=overrides or [], stray=stray, **shared)
+        return
+    if model is not None and "=" in model:  # an override, since there is no model
+        model, overrides = None, [model, *(overrides or [])]
+    _call(
+        "predictions", place=predictions, uri=model, overrides=overrides or [], name=name, threshold=threshold,
+        missing=missing, images=images, **shared,
+    )  # fmt: skip
 
 
 @app.command()

@@ -14,7 +14,7 @@ from irstd.files import read_json, write_atomic, writing
 from irstd.workspace import Workspace
 
 PUBLISHED = Path("benchmarks/published")
-EVALUATION = "evaluation.json"
+EVALUATION = "report.json"
 
 
 def run(
@@ -30,8 +30,9 @@ def run(
         raise InputError(f"--out {out}: is a file; name a folder")
     beside = published.read(table, workspace.root / PUBLISHED) if table is not None else []
     rows = []
-    for label, found in zip(_labels(what), [evaluation(workspace, each, split) for each in what], strict=True):
-        rows += placed(rows_of(found, found.get("name") or label), beside)
+    evaluations = [evaluation(workspace, each, split) for each in what]
+    for label, found in zip(_labels(what, [found.get("name") for found in evaluations]), evaluations, strict=True):
+        rows += placed(rows_of(found, label), beside)
     tables = arranged([*beside, *rows])
     write, _ = FORMATS[format or "markdown"]
     say(write(tables).rstrip("\n"))
@@ -50,7 +51,7 @@ def evaluation(workspace: Workspace, what: str, split: str) -> dict[str, Any]:
             path = path / EVALUATION
         if not path.is_file():
             raise InputError(
-                f"{what}: no evaluation here: name a file or folder of irstd evaluate --out, a package, or models:/NAME@ALIAS"
+                f"{what}: no evaluation here: name what irstd evaluate --out or --report wrote, a package, or models:/NAME@ALIAS"
             )
         try:
             return checked(read_json(path), str(path))
@@ -103,7 +104,7 @@ def rows_of(found: dict[str, Any], label: str) -> list[Row]:
     }
     rows = [_row(numbers, label, about) for numbers in found["protocols"]]
     for baseline in found.get("baselines", []):
-        for numbers in baseline["protocols"]:
+        for numbers in baseline.get("protocols", []):
             method = f"{baseline['method']} (at the rate of {label})"
             rows.append(_row(numbers, method, about | {"reference": True}))
     return rows
@@ -113,7 +114,7 @@ def _row(numbers: dict[str, Any], method: str, about: dict[str, Any]) -> Row:
     return Row(
         method=method,
         values={name: numbers[name] for name in NUMBERS if name in numbers},
-        intervals={},
+        intervals={name: tuple(pair) for name, pair in (numbers.get("intervals") or {}).items() if pair},
         grid=str(numbers.get("grid") or "native"),
         protocol=numbers["protocol"],
         images=numbers.get("images", numbers.get("frames")),
@@ -123,7 +124,13 @@ def _row(numbers: dict[str, Any], method: str, about: dict[str, Any]) -> Row:
     )
 
 
-def _labels(what: list[str]) -> list[str]:
-    """Short names: a file's stem, a package's folder, else as given; in full where two would be the same."""
-    short = [each if ":" in each else Path(each).stem or each for each in what]
-    return [full if short.count(name) > 1 else name for full, name in zip(what, short, strict=True)]
+def _labels(what: list[str], names: list[str | None]) -> list[str]:
+    """The evaluations' own names, else a file's stem, a folder's name, or as given; in full where two would be the same."""
+    short = [
+        name or (each if ":" in each else Path(each).name.removesuffix(".json") or each)
+        for each, name in zip(what, names, strict=True)
+    ]
+    return [
+        (f"{name} ({full})" if name != full else name) if short.count(name) > 1 else name
+        for full, name in zip(what, short, strict=True)
+    ]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from irstd import config as configuration
+from irstd.commands import baselines
+from irstd.commands.baselines import Anew
 from irstd.commands.show import boxes_scored, number, result, say, scored, table
 from irstd.data.loader import ClipLoader
-from irstd.data.manifest import read_all
+from irstd.data.manifest import Manifest, read_all
 from irstd.errors import InputError
 from irstd.files import canonical_json, sha256_text, write_json
 from irstd.inference.package import Package
@@ -28,24 +30,29 @@ COMPARABLE = 2**20
 
 def run(
     workspace: Workspace,
-    uri: str,
+    uri: str | None,
     overrides: list[str],
     split: str,
     shards: str | None,
     out: Path | None,
     report: Path | None = None,
     fa: float | None = None,
+    beside: list[str] | None = None,
+    stray: Sequence[str] = (),
 ) -> None:
+    """`beside`: names of the classical baselines; None: the quick ones. `stray`: options that are of predictions alone."""
+    from irstd.models import classical
     from irstd.registry import models, tracking
 
-    if out is not None and out.is_dir():
-        raise InputError(f"--out {out}: is a folder; name a file")
-    if report is not None and report.exists() and not report.is_dir():
-        raise InputError(f"--report {report}: is a file; name a folder")
-    if fa is not None and split != "val":
-        raise InputError(f"--fa {fa:g}: a threshold is chosen on val, {split} does not choose one (--split val)")
-    if fa is not None and not 0 < fa < 1:
-        raise InputError(f"--fa {fa:g}: a fraction of pixels between 0 and 1, such as 1e-5")
+    if uri is None:
+        raise InputError(
+            "nothing to evaluate: name a model (models:/NAME@ALIAS, or a package's folder), or --predictions"
+        )
+    if stray:
+        raise InputError(f"{stray[0]}: is of --predictions; a model has its own")
+    places(out, report)
+    classical.chosen(beside)
+    check_fa(fa, split)
     with tracking.answering(workspace):
         package = models.package(workspace, uri)
     changed = configuration.parse_overrides(overrides)
@@ -57,19 +64,49 @@ def run(
     if not sets:  # the model's own; of other shards all, since they need not know those
         own = sorted(package.content["lineage"]["sets"]) if shards is None else []
         sets = own or [m.set for m in read_all(place)]
-    gathered, found = measured(package, place, split, sets, fa)
+    gathered, found = measured(package, place, split, sets, fa, beside)
+    lineage = package.content["lineage"]
+    folder = report or workspace.home / "evaluations" / f"{lineage['run']}-{label_of(lineage, found)}"
+    files = written(workspace, gathered, found, out, folder)
+    log(workspace, lineage, found, files)
+    tell(found, folder, model=uri)
+
+
+def check_fa(fa: float | None, split: str) -> None:
+    """`InputError` where no threshold can be chosen."""
+    if fa is not None and split != "val":
+        raise InputError(f"--fa {fa:g}: a threshold is chosen on val, {split} does not choose one (--split val)")
+    if fa is not None and not 0 < fa < 1:
+        raise InputError(f"--fa {fa:g}: a fraction of pixels between 0 and 1, such as 1e-5")
+
+
+def places(out: Path | None, report: Path | None) -> None:
+    """`InputError` where what is to be written cannot lie."""
+    if out is not None and out.is_dir():
+        raise InputError(f"--out {out}: is a folder; name a file")
+    if report is not None and report.exists() and not report.is_dir():
+        raise InputError(f"--report {report}: is a file; name a folder")
+
+
+def written(
+    workspace: Workspace, gathered: Report, found: dict[str, Any], out: Path | None, folder: Path
+) -> list[Path]:
+    """Show the numbers, and write them with all that the report holds; the files."""
     show(found)
     if out is not None:
         write_json(out, found)
-    lineage = package.content["lineage"]
-    folder = report or workspace.home / "evaluations" / f"{lineage['run']}-{label_of(lineage, found)}"
     files = gathered.write(folder, found)
     say(f"curves, and rows of every frame and sequence: {workspace.relative(folder)}")
-    log(workspace, lineage, found, files)
+    return files
+
+
+def tell(found: dict[str, Any], folder: Path, **what: str) -> None:
+    """The last line, which flows read."""
     row = found["protocols"][0]
     numbers = {k: row[k] for k in ("iou", "pd", "fa", "ap50", "precision", "recall") if k in row}
     about = {k: found[k] for k in ("threshold", "digests", "chosen")}
-    result(model=uri, split=split, **numbers, protocol=row["protocol"], grid=row["grid"], **about, report=str(folder))
+    about |= {"protocol": row["protocol"], "grid": row["grid"], "report": str(folder)}
+    result(**what, split=found["split"], **numbers, **about)
 
 
 def label_of(lineage: dict[str, Any], found: dict[str, Any]) -> str:
@@ -114,24 +151,24 @@ def score(package: Package, shards: str | Path, split: str, sets: list[str]) -> 
 
 
 def measured(
-    package: Package, shards: str | Path, split: str, sets: list[str], fa: float | None = None
+    package: Package,
+    shards: str | Path,
+    split: str,
+    sets: list[str],
+    fa: float | None = None,
+    beside: list[str] | None = None,
 ) -> tuple[Report, dict[str, Any]]:
     """The report of the package's model on `split` of `sets`, and its numbers with those of the classical baselines.
 
     The numbers are what the report computes, with {"split", "digests", "chosen", "run", "baselines": [...]}, and with a wanted
     `fa` also {"wanted_fa": {"wanted", "threshold", "pd", "fa"}}. The frames are read again for each pass over them, so memory
-    does not grow with their size. No baselines beside boxes, and where the model marks too many pixels for a comparison to
-    say anything.
+    does not grow with their size. No baselines where the model marks too many pixels for a comparison to say anything.
     """
     from irstd.training.loop import loader_for
 
     config = package.config.model_copy(update={"data": package.config.data.model_copy(update={"sets": sets})})
     manifests = read_all(shards, sets)
-    have = [s for s in ("train", "val", "gate", "test") if sum(m.count(s, "labelled") for m in manifests)]
-    if split not in have:
-        raise InputError(
-            f"no labelled key frame in the split {split!r} of {', '.join(sets)}; there are: {', '.join(have) or 'none'} (--split)"
-        )
+    labelled(manifests, split)
     if fa is not None and config.model.task == "detection":
         raise InputError("--fa: Fa counts pixels of masks, and this model gives boxes; see recall_at in the report")
 
@@ -144,6 +181,9 @@ def measured(
     if config.model.task == "segmentation" and not loader.masks:
         raise InputError(f"the split {split!r} of {', '.join(sets)} has no masks to score a segmentation against")
     model = package.model()
+    # First of all: where it cannot be told, nothing else is waited for.
+    maps = Anew(lambda: (model.predict(batch)[0].probability_HW for batch in fresh()))
+    point = None if fa is None else wanted(maps, fresh, fa)
     gathered = fill(model, loader)
     found = gathered.compute() | {
         "split": split,
@@ -152,97 +192,110 @@ def measured(
         "run": package.content["lineage"]["run"],
         "baselines": [],
     }
-    row = found["protocols"][0]
-    if config.model.task == "segmentation" and row["fa"] * row["pixels"] <= COMPARABLE:
-        found["baselines"] = baselines(fresh, row["fa"])
-    if fa is not None:
-        found["wanted_fa"] = wanted(model, fresh, fa)
+    found["baselines"] = compared(fresh, found, beside)
+    if point is not None:
+        found["wanted_fa"] = point
     return gathered, found
+
+
+def labelled(manifests: list[Manifest], split: str) -> None:
+    """`InputError` where the split has no labelled key frame."""
+    have = [s for s in ("train", "val", "gate", "test") if sum(m.count(s, "labelled") for m in manifests)]
+    if split not in have:
+        raise InputError(
+            f"no labelled key frame in the split {split!r} of {', '.join(m.set for m in manifests)}; there are: "
+            f"{', '.join(have) or 'none'} (--split)"
+        )
+
+
+def groups_of(manifests: Iterable[Manifest]) -> dict[str, str]:
+    """The group of each "<set>/<sequence>"."""
+    return {
+        f"{manifest.set}/{sequence}": f"{manifest.set}/{values['group']}"
+        for manifest in manifests
+        for sequence, values in manifest.content["sequences"].items()
+    }
 
 
 def fill(model: Model, loader: ClipLoader) -> Report:
     """A report of every labelled key frame of `loader`, whose batches hold one each."""
     from irstd.metrics import DetectionReport, SegmentationReport
 
-    groups = {
-        f"{manifest.set}/{sequence}": f"{manifest.set}/{values['group']}"
-        for manifest in loader.manifests
-        for sequence, values in manifest.content["sequences"].items()
-    }
+    groups = groups_of(loader.manifests)
     out: DetectionReport | SegmentationReport
     if model.task == "detection":
         out = DetectionReport(model.threshold)
     else:
         out = SegmentationReport(model.threshold, pseudo_masks=loader.pseudo_masks)
-    for count, (batch, frame_HW) in enumerate(_frames(loader), 1):
+    for count, (batch, frame_HW) in enumerate(frames_of(loader), 1):
         (key,), (found,) = batch["key"], model.predict(batch)
-        more = {"group": groups[key[0]], "ignore_K4": _ignored(batch), "frame_HW": frame_HW}
+        more = {"group": groups[key[0]], "ignore_K4": ignored(batch), "frame_HW": frame_HW}
         if isinstance(out, DetectionReport):
             out.update(key, found.boxes_N4, found.scores_N, batch["boxes"][0], **more)
         else:
-            out.update(key, found.probability_HW, _mask(batch), **more)
+            out.update(key, found.probability_HW, mask_of(batch), **more)
         if count % 100 == 0:
             say(f"evaluate: {count} of {len(loader.windows)} frames")
     return out
 
 
-def baselines(fresh: Callable[[], ClipLoader], fa: float) -> list[dict[str, Any]]:
-    """The classical baselines, each at Fa `fa` or below."""
-    from irstd.metrics import pd_at_fa
-    from irstd.models.classical import CLASSICAL
-
-    found = []
+def compared(
+    fresh: Callable[[], ClipLoader], found: dict[str, Any], beside: list[str] | None = None
+) -> list[dict[str, Any]]:
+    """The classical baselines beside the numbers `found`, on the same frames; none where too many pixels are marked."""
+    loader, rows = fresh(), found["protocols"]
+    boxes = found["task"] == "detection"
+    if beside == [] or not (boxes or comparable(rows[0])):
+        return []
     masks, ignores = _truth(fresh)
-    for name, operator in CLASSICAL.items():
-        say(f"evaluate: {name} on {len(fresh().windows)} frames")
-        responses = Anew(lambda operator=operator: (operator(frame_HW) for _, frame_HW in _frames(fresh())))
-        point = pd_at_fa(responses, masks, fa, ignores=ignores)
-        found.append({"method": name, "pd": point.pd, "fa": point.fa, "threshold": float(point.threshold)})
-    return found
+    frames = baselines.Frames(
+        Anew(lambda: (frame_HW for _, frame_HW in frames_of(fresh()))),
+        Anew(lambda: (batch["boxes"][0] for batch in fresh())) if boxes else masks,
+        ignores,
+        [batch["key"][0][0] for batch in fresh()],
+        groups_of(loader.manifests),
+    )
+    if boxes:
+        return baselines.beside_boxes(frames, rows, beside)
+    return baselines.beside_masks(frames, rows[0]["fa"], beside, loader.pseudo_masks)
 
 
-def wanted(model: Model, fresh: Callable[[], ClipLoader], fa: float) -> dict[str, Any]:
+def comparable(row: dict[str, Any]) -> bool:
+    """Whether so few pixels are marked falsely that a baseline at that rate says anything."""
+    return row["fa"] * row["pixels"] <= COMPARABLE
+
+
+def wanted(maps: Iterable[np.ndarray], fresh: Callable[[], ClipLoader], fa: float) -> dict[str, Any]:
     """The lowest threshold from which upwards Fa is never above `fa` on the split, under `strict` on the native grid."""
     from irstd.metrics import lowest_threshold
 
     say(f"evaluate: the threshold for Fa {fa:g}")
     masks, ignores = _truth(fresh)
-    maps = Anew(lambda: (model.predict(batch)[0].probability_HW for batch in fresh()))
     point = lowest_threshold(maps, masks, fa, ignores=ignores)
     about = {"protocol": "strict", "grid": None}
     return {"wanted": fa, "threshold": point.threshold, "pd": point.pd, "fa": point.fa} | about
 
 
-class Anew:
-    """What can be gone through many times without being held: every `iter` calls `make` again."""
-
-    def __init__(self, make: Callable[[], Iterator[np.ndarray]]) -> None:
-        self.make = make
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return self.make()
-
-
 def _truth(fresh: Callable[[], ClipLoader]) -> tuple[Anew, Anew]:
     """Masks and ignore regions of every frame."""
-    masks = Anew(lambda: (_mask(batch) for batch in fresh()))
-    return masks, Anew(lambda: (_ignored(batch) for batch in fresh()))
+    masks = Anew(lambda: (mask_of(batch) for batch in fresh()))
+    return masks, Anew(lambda: (ignored(batch) for batch in fresh()))
 
 
-def _frames(loader: ClipLoader) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+def frames_of(loader: ClipLoader) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """Batches of one key frame, each with its counts [H, W] without padding."""
     for batch in loader:
         h, w = batch["size"][0]
         yield batch, batch["frames"][0, -1, :h, :w]
 
 
-def _mask(batch: dict[str, Any]) -> np.ndarray:
+def mask_of(batch: dict[str, Any]) -> np.ndarray:
     """bool [H, W] of a batch's one key frame, without padding."""
     h, w = batch["size"][0]
     return batch["masks"][0, :h, :w] != 0
 
 
-def _ignored(batch: dict[str, Any]) -> np.ndarray | None:
+def ignored(batch: dict[str, Any]) -> np.ndarray | None:
     """Ignore regions of a batch's one key frame, where the set has any."""
     return batch["ignore"][0] if batch.get("ignore") is not None else None
 
@@ -263,19 +316,43 @@ def show(found: dict[str, Any]) -> None:
     say(f"  intervals {why}" if (why := first.get("insufficient")) else "  in brackets: 95 % over resampled groups")
     for name, title in (("scr", "SCR"), ("size", "size")):
         columns = ("bin", "targets", "hits", "pd", "recall", "ap50")
-        say(f"by {title} ({found['bins']['protocol']}, grid native, threshold {found['threshold']:g}):")
+        grid = found["bins"].get("grid") or "native"
+        say(f"by {title} ({found['bins']['protocol']}, grid {grid}, threshold {found['threshold']:g}):")
         say(table([{k: row[k] for k in columns if k in row} for row in found["bins"][name]]))
     if point := found.get("wanted_fa"):
         say(
             f"threshold {point['threshold']:.6g} is the lowest above which Fa never exceeds {point['wanted']:g} on "
             f"{found['split']} (strict, grid native): Fa {number(point['fa'], None, 1e6, 2)}e-6, Pd {number(point['pd'])}"
         )
-    if found["task"] == "detection":  # no classical baseline gives boxes with scores
-        return
-    if not found["baselines"]:
+    if found["task"] == "segmentation" and not comparable(first):
         say(f"no classical baselines beside it: the model marks more than {COMPARABLE} pixels falsely")
+    elif not found["baselines"]:
         return
-    rows = [{"method": "model", "Pd": first["pd"], "Fa e-6": first["fa"] * 1e6}]
-    rows += [{"method": b["method"], "Pd": b["pd"], "Fa e-6": b["fa"] * 1e6} for b in found["baselines"]]
-    say("beside classical baselines, each at the model's Fa or below (strict, native grid):")
-    say(table(rows))
+    elif found["task"] == "detection":
+        say("beside classical baselines, each at the model's false alarms a frame or below:")
+        say(
+            table(
+                [
+                    row
+                    for place, each in enumerate(found["protocols"])
+                    for row in _beside(found, place, each["protocol"])
+                ]
+            )
+        )
+    else:
+        rows = [{"method": "model", "Pd": first["pd"], "Fa e-6": first["fa"] * 1e6}]
+        rows += [{"method": b["method"], "Pd": b["pd"], "Fa e-6": b["fa"] * 1e6} for b in found["baselines"]]
+        say("beside classical baselines, each at the model's Fa or below (strict, native grid):")
+        say(table(rows))
+
+
+def _beside(found: dict[str, Any], place: int, protocol: str) -> list[dict[str, Any]]:
+    """The rows of the model and of each baseline under one protocol of boxes."""
+    methods = [("model", found["protocols"]), *((b["method"], b["protocols"]) for b in found["baselines"])]
+    names = {"ap50": "AP", "ap": "AP", "precision": "P", "recall": "R", "f1": "F1"}
+    rows = []
+    for method, numbers in methods:
+        row = {label: numbers[place][name] for name, label in names.items() if name in numbers[place]}
+        alarms = {"false alarms a frame": numbers[place].get("false_alarms_per_frame")}
+        rows.append({"protocol": protocol, "method": method} | row | alarms)
+    return rows

@@ -11,6 +11,7 @@ import pytest
 from recordings import shared
 
 from benchmarks import intensity_rules
+from benchmarks import metrics as metrics_bench
 from benchmarks.painting import build_shards, paint, write_recording
 from benchmarks.trials import Trial, false_pixels, loader, run_all, table
 from irstd import config as configuration
@@ -19,7 +20,7 @@ from irstd.data import contrast
 from irstd.data.gradient import gradient_magnitude
 from irstd.data.loader import ClipLoader
 from irstd.data.manifest import read_all
-from irstd.errors import InputError
+from irstd.errors import InputError, WorkError
 from irstd.metrics.components import components
 
 SPLITS = {"a-train": "train", "b-val": "val"}
@@ -165,3 +166,15 @@ def test_the_studies_on_real_data(tmp_path):
         assert np.array_equal(one["offset"], other["offset"]) and np.array_equal(one["scale"], other["scale"])
     with pytest.raises(InputError, match="full_scale would erase"):
         ClipLoader(folders["stills"], "val", frames=1, intensity_rule="full_scale")
+
+
+def test_the_field_s_way_and_ours_give_the_same_numbers(monkeypatch):
+    pytest.importorskip("skimage", reason="the field's way needs scikit-image (the extra bench)")
+    pairs = metrics_bench.frames(12, 128)
+    metrics_bench.same(pairs)
+    report = metrics_bench.measure(0.01, pairs[:6])
+    assert [name for name, _ in report.ratios] == ["ours, basicirstd / field", "ours, strict / field"]
+    update = metrics_bench.FieldMetrics.update
+    monkeypatch.setattr(metrics_bench.FieldMetrics, "update", lambda self, p, m: update(self, p * 0.7, m))
+    with pytest.raises(WorkError, match="a ratio would mean nothing"):
+        metrics_bench.same(pairs)

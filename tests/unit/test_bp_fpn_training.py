@@ -154,8 +154,29 @@ def test_a_detector_gives_each_frame_its_clip(packaged):
 def test_evaluate_scores_boxes_by_every_protocol(sample_shards, packaged):
     found = evaluate.score(packaged, sample_shards, "val", ["sample"])
     assert [row["protocol"] for row in found["protocols"]] == ["strict", "nnlab", "centroid"]
-    assert found["protocols"][0]["frames"] == found["frames"] > 0 and found["baselines"] == []
+    assert found["protocols"][0]["frames"] == found["frames"] > 0
     evaluate.show(found)
+
+
+def test_baselines_stand_beside_boxes(sample_shards, packaged, capsys):
+    found = evaluate.score(packaged, sample_shards, "val", ["sample"])
+    assert [b["method"] for b in found["baselines"]] == ["top-hat", "local-contrast"]
+    for baseline in found["baselines"]:
+        for row, model in zip(baseline["protocols"], found["protocols"], strict=True):
+            same = ("protocol", "grid", "frames", "targets", "groups")
+            assert [row[name] for name in same] == [model[name] for name in same]
+            if model["protocol"] != "nnlab":  # which reads no number at a threshold
+                assert row["false_alarms_per_frame"] <= model["false_alarms_per_frame"]
+                assert row["threshold"] != model["threshold"]
+    # Two bright targets on clouds: a top-hat finds some, whatever the network does.
+    assert found["baselines"][0]["protocols"][2]["ap"] > 0.3
+    capsys.readouterr()
+    evaluate.show(found)
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[:2] for line in shown if line[1:2] == ["top-hat"]] == [
+        [p, "top-hat"] for p in ("strict", "nnlab", "centroid")
+    ]
+    assert evaluate.measured(packaged, sample_shards, "val", ["sample"], beside=[])[1]["baselines"] == []
 
 
 def test_a_run_is_checked_before_it_starts(sample_shards):

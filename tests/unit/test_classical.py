@@ -4,8 +4,9 @@ import sys
 import numpy as np
 import pytest
 
+from irstd.commands.baselines import threshold_within
 from irstd.errors import InputError
-from irstd.metrics import pd_at_fa
+from irstd.metrics import DetectionMetrics, pd_at_fa
 from irstd.models.classical import CLASSICAL, chosen, local_contrast, low_rank, response_boxes, top_hat
 
 low_rank_module = importlib.import_module("irstd.models.classical.low_rank")  # the package has the function's name
@@ -207,3 +208,23 @@ def test_the_best_hundred_boxes_are_kept():
     score[::14, ::14] = 100 + np.arange(225).reshape(15, 15)
     boxes_N4, scores_N = response_boxes(score)
     assert len(boxes_N4) == 100 and (np.diff(scores_N) <= 0).all() and boxes_N4[0].tolist() == [196, 196, 1, 1]
+
+
+def test_the_threshold_within_a_rate_of_false_alarms():
+    """By hand: false alarms score 9, 7, 7 and 3, targets are hit at 8 and 5, in four frames."""
+    metrics = DetectionMetrics("strict")
+    box, far = [10.0, 10, 4, 4], [50.0, 50, 4, 4]
+    for hit, alarms in ((8, [9]), (None, [7, 7]), (5, []), (None, [3])):
+        boxes = [box] * (hit is not None) + [far] * len(alarms)
+        scores = [hit] * (hit is not None) + alarms
+        metrics.update(np.array(boxes), np.array(scores, float), np.array([box] if hit else []))
+
+    def above(rate):
+        metrics.threshold = threshold_within(metrics, rate)
+        row = metrics.compute()
+        return row["hits"], row["false_alarms"]
+
+    assert [above(rate) for rate in (0, 0.25, 0.5, 0.75, 1, 5)] == [(0, 0), (1, 1), (1, 1), (2, 3), (2, 4), (2, 4)]
+    empty = DetectionMetrics("strict")
+    empty.update(np.zeros((0, 4)), np.zeros(0), np.array([box]))
+    assert threshold_within(empty, 1) == 0

@@ -234,6 +234,27 @@ def test_baselines_are_rows(workspace, tmp_path, capsys):
     assert text.count("top-hat (at the rate of one)") == 2 and "grid 512" in text
 
 
+def test_evaluations_of_one_name_are_told_apart(workspace, tmp_path, capsys):
+    (tmp_path / "other").mkdir()
+    files = [
+        written(tmp_path / "one.json", measured()),
+        written(tmp_path / "other/one.json", measured()),
+        written(tmp_path / "two.json", measured(name="three.5")),
+    ]
+    compare.run(workspace, files, None, "test", "csv", None)
+    methods = [line["method"] for line in csv.DictReader(io.StringIO(capsys.readouterr().out))]
+    assert methods[:3] == [f"one ({files[0]})", f"one ({files[1]})", "three.5"]
+
+
+def test_intervals_of_an_evaluation_are_shown(workspace, tmp_path, capsys):
+    known = numbers(intervals={"iou": [0.65, 0.75], "niou": None, "fa": [1e-5, 3e-5]})
+    few = numbers(intervals=None, insufficient="insufficient: 4 groups")
+    files = [written(tmp_path / "a.json", measured(known)), written(tmp_path / "b.json", measured(few))]
+    compare.run(workspace, files, None, "test", None, None)
+    text = capsys.readouterr().out
+    assert "0.7000 [0.6500, 0.7500]" in text and "20.00 [10.00, 30.00]" in text and "**0.6000**" in text
+
+
 def test_a_table_alone(workspace, capsys):
     compare.run(workspace, [], "daub", "test", "csv", None)
     assert "SSTNet,0.9559,0.9808,0.981,0.9809,DAUB" in capsys.readouterr().out

@@ -239,13 +239,13 @@ def test_coco_results_by_id(tmp_path):
     alone = results(tmp_path / "b.json", [entry(7)])
     for found in (
         predictions.read(with_images, video()),
-        predictions.read(alone, video(), {7: "images/clouds-a/000002.png"}),
+        predictions.read(alone, video(), lambda: {7: "images/clouds-a/000002.png"}),
     ):
         assert len(found.boxes["s/clouds-a", 2][0]) == 1
     with pytest.raises(InputError, match="image_id is 7, and nothing says which image .*--images"):
         predictions.read(alone, video())
     with pytest.raises(InputError, match="image_id 7 is none of the 1 images"):
-        predictions.read(alone, video(), {1: "x"})
+        predictions.read(alone, video(), lambda: {1: "x"})
 
 
 @pytest.mark.parametrize(

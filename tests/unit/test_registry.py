@@ -194,7 +194,7 @@ def test_a_sweep_with_a_failed_trial_goes_on(workspace):
     assert tune.searched(workspace, folder / "none") == []
 
 
-def test_numbers_of_a_package_from_elsewhere_are_not_logged(workspace, away, capsys):
+def test_numbers_of_a_package_from_elsewhere_are_not_logged(workspace, away, tmp_path, capsys):
     row = {"protocol": "strict", "iou": 0.5, "niou": None, "pd": 1.0, "fa": 0.0}
     digests = {"sample": "a" * 64}
     numbers = {"split": "test", "digests": digests, "protocols": [row]}
@@ -206,7 +206,9 @@ def test_numbers_of_a_package_from_elsewhere_are_not_logged(workspace, away, cap
         assert "not in MLflow" in capsys.readouterr().out
     here = tracking.start(workspace, "here", {}, {})
     lineage = {"mlflow_run": here, "sets": digests}
-    evaluate.log(workspace, lineage, numbers)
+    (tmp_path / "roc.csv").write_text("threshold,fa,pd\n")
+    evaluate.log(workspace, lineage, numbers, [tmp_path / "roc.csv"])
+    assert [entry.path for entry in client.list_artifacts(here, "evaluation-test")] == ["evaluation-test/roc.csv"]
     assert client.get_run(here).data.metrics == {"test_strict_iou": 0.5, "test_strict_pd": 1.0, "test_strict_fa": 0.0}
     # Of other frames: they do not take the place of the model's own.
     evaluate.log(workspace, lineage, numbers | {"digests": {"other": "b" * 64}, "protocols": [row | {"iou": 0.25}]})

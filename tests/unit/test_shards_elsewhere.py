@@ -273,8 +273,8 @@ def test_other_shards_are_measured_with_the_model_s_own_statistics(elsewhere, sa
     """The rule `dataset` is of the data that the model was trained on, as where it detects."""
     made = packaged(tmp_path / "p", sample_shards, threshold=0.0, **{"data.intensity": "dataset"})
     seen = []
-    frames = evaluate._frames
-    monkeypatch.setattr(evaluate, "_frames", lambda loader: (seen.append(item[0]) or item for item in frames(loader)))
+    frames = evaluate.frames_of
+    monkeypatch.setattr(evaluate, "frames_of", lambda loader: (seen.append(item[0]) or item for item in frames(loader)))
     evaluate.score(made, elsewhere, "test", ["other"])
     batch = Detector(made)._batch(seen[0]["frames"][:, 0], 8, {})
     for batch_seen in seen:

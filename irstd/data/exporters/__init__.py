@@ -21,7 +21,7 @@ from irstd.data.exporters import coco, mot, yolo
 from irstd.data.exporters.base import Item, sidecar
 from irstd.errors import InputError, WorkError, nearest
 
-__all__ = ["FORMATS", "ExportReport", "Item", "export"]
+__all__ = ["FORMATS", "ExportReport", "Item", "export", "items_of"]
 
 FORMATS: dict[str, ModuleType] = {module.NAME: module for module in (coco, mot, yolo)}
 
@@ -47,7 +47,7 @@ def export(data: Path, set_name: str, out: Path, format: str, progress: Progress
         raise InputError(f"--format {format}: unknown{nearest(format, FORMATS)}; known: {', '.join(FORMATS)}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: is there already: give a new folder with --out, or remove it")
-    module, items = FORMATS[format], _items(data, set_name)
+    module, items = FORMATS[format], items_of(data, set_name)
     report = ExportReport(sequences=len(items))
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -67,7 +67,8 @@ def export(data: Path, set_name: str, out: Path, format: str, progress: Progress
     return report
 
 
-def _items(data: Path, set_name: str) -> list[Item]:
+def items_of(data: Path, set_name: str) -> list[Item]:
+    """The sequences of a set with their labels and splits; `InputError` where none is labelled."""
     all_ = sequence.sequences(data, set_name)
     given = splits.read(data / set_name)
     found = [(each, each.annotations(), splits.split_of(each, given)) for each in all_]

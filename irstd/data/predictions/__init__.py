@@ -5,6 +5,7 @@ A format is a module of this folder; `naming` says which key frame a file's name
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -34,10 +35,11 @@ class Predictions:
     form: str = ""
 
 
-def read(place: Path, names: Names, numbering: dict[int, str] | None = None) -> Predictions:
+def read(place: Path, names: Names, numbering: Callable[[], dict[int, str] | None] = lambda: None) -> Predictions:
     """The predictions at `place`, a folder of maps or text files, or a COCO results file.
 
-    names: the key frames that were to be predicted. numbering: file names of images by the ids that COCO results use.
+    names: the key frames that were to be predicted. numbering: gives the file names of images by the ids that COCO results
+    use, where it is known; asked only for results with such ids.
     `InputError` where two files are of one key frame, a name may mean two, or a file cannot be read.
     """
     if place.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,11 +16,13 @@ from irstd.errors import InputError
 Boxes = dict[Key, tuple[np.ndarray, np.ndarray]]
 
 
-def coco(path: Path, names: Names, numbering: dict[int, str] | None = None) -> tuple[Boxes, list[str]]:
+def coco(
+    path: Path, names: Names, numbering: Callable[[], dict[int, str] | None] = lambda: None
+) -> tuple[Boxes, list[str]]:
     """(the boxes of every key frame, images that are none).
 
     A list of {"image_id", "bbox": [x, y, w, h], "score"}, or an object with `annotations` like that. image_id is a file's
-    name, or an id of the object's own `images`, else of `numbering`. An image without a box is one without detections.
+    name, or an id of the object's own `images`, else of what `numbering` gives. An image without a box is one without detections.
     """
     try:
         tree = json.loads(read_text(path, str(path)))
@@ -30,8 +33,11 @@ def coco(path: Path, names: Names, numbering: dict[int, str] | None = None) -> t
     entries = tree.get("annotations") if isinstance(tree, dict) else tree
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(f"{path}: no list of results: give [{{image_id, bbox, score}}, ...]")
+    by_id = None
     if isinstance(tree, dict) and "images" in tree:
-        numbering = images_of(tree, str(path))
+        by_id = images_of(tree, str(path))
+    elif any(not isinstance(entry.get("image_id"), str) for entry in entries):
+        by_id = numbering()
     rows: dict[str, list[list[float]]] = {}
     for index, entry in enumerate(entries):
         where = f"{path}: result {index}"
@@ -41,7 +47,7 @@ def coco(path: Path, names: Names, numbering: dict[int, str] | None = None) -> t
         if "score" not in entry:
             raise InputError(f"{where}: has no score: give detections, not annotations")
         values = [number(value, where, "a number of bbox") for value in box]
-        image = str(PurePosixPath(_image(entry.get("image_id"), numbering, where)))
+        image = str(PurePosixPath(_image(entry.get("image_id"), by_id, where)))
         rows.setdefault(image, []).append([*values, number(entry["score"], where, "the score")])
     found, extra = names.resolve(PurePosixPath(image) for image in rows)
     given = {key: rows[str(image)] for key, image in found.items()}
@@ -58,19 +64,17 @@ def images_of(tree: Any, where: str) -> dict[int, str]:
     return {entry["id"]: str(entry["file_name"]) for entry in entries}
 
 
-def _image(image: Any, numbering: dict[int, str] | None, where: str) -> str:
-    if numbering is not None and image in numbering:
-        return numbering[image]
+def _image(image: Any, by_id: dict[Any, str] | None, where: str) -> str:
+    if by_id is not None and isinstance(image, int | str) and image in by_id:
+        return by_id[image]
     if isinstance(image, str) and image:
         return image
-    if numbering is None:
+    if by_id is None:
         raise InputError(
             f"{where}: image_id is {image!r}, and nothing says which image that is: write file names, or name the annotation "
             "file with --images"
         )
-    raise InputError(
-        f"{where}: image_id {image!r} is none of the {len(numbering)} images: write file names, or their ids"
-    )
+    raise InputError(f"{where}: image_id {image!r} is none of the {len(by_id)} images: write file names, or their ids")
 
 
 def mot(folder: Path, files: list[PurePosixPath], names: Names) -> tuple[Boxes, list[Key], list[str]]:
