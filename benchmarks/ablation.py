@@ -251,11 +251,16 @@ def report(rows: list[dict[str, Any]]) -> str:
         parts.append(f"No conclusion: the host's AP50 has to reach {LEAST} in the mean.")
     else:
         parts.append("\n".join(differences(rows)))
-    lines = ["| arm | " + " | ".join(["alpha, end", *(f"gradient norm, {p}: first, last tenth" for p in PARTS)]) + " |"]
+    lines = [
+        "| arm | "
+        + " | ".join(["size of alpha, end", *(f"gradient norm, {p}: first, last tenth" for p in PARTS)])
+        + " |"
+    ]
     lines.append("| --- " * (2 + len(PARTS)) + "|")
     for arm in dict.fromkeys(row["arm"] for row in rows):
         these = [row["stages"] for row in rows if row["arm"] == arm]
-        cells = [arm, spread([s["alpha p3"][-1] for s in these if "alpha p3" in s])]
+        # Its sign is chance: S learns the other one.
+        cells = [arm, spread([abs(s["alpha p3"][-1]) for s in these if "alpha p3" in s])]
         for part in PARTS:
             given = [s[f"gradient {part}"] for s in these if f"gradient {part}" in s]
             cells.append(f"{mean(g[0] for g in given):.3g}, {mean(g[-1] for g in given):.3g}" if given else "-")

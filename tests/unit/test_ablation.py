@@ -55,6 +55,12 @@ def test_runs_of_one_seed_start_with_the_same_weights_and_see_the_same_batches(s
     assert not torch.equal(started(shards, arm, 1).model.head.stems[0].conv.weight, own["head.stems.0.conv.weight"])
 
 
+@pytest.mark.parametrize("arm", ["gils direct", "both"])
+def test_shortcuts_of_one_seed_start_alike_too(shards, arm):
+    own, other = started(shards, "gils").model.state_dict(), started(shards, arm).model.state_dict()
+    assert own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
+
+
 def test_every_parameter_is_watched_once(shards):
     run = started(shards, "both")
     watch = Watch(run)
@@ -102,7 +108,7 @@ def test_the_interval_is_students():
 
 
 def row(arm: str, seed: int, ap50: float) -> dict:
-    stages = {"gradient fine": [1.0, 2.0]} | ({"alpha p3": [0.0, 0.5]} if "gils" in arm else {})
+    stages = {"gradient fine": [1.0, 2.0]} | ({"alpha p3": [0.0, -0.5]} if "gils" in arm else {})
     values = {"precision": None, "recall": 0.5, "loss": 1.0, "stages": stages}
     return {"study": "s", "arm": arm, "seed": seed, "ap50": ap50} | values
 

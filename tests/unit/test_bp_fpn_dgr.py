@@ -23,6 +23,7 @@ from irstd.models.bp_fpn.dgr import (
 )
 from irstd.models.bp_fpn.pyramid import Levels
 
+MASKS = ("all", "foreground", "weighted")
 VARIANTS = ("none", "feature", "gradient", "projection", "scaling", "auxiliary")
 
 
@@ -162,11 +163,21 @@ def test_means_over_places():
     assert masked_mean(value, "foreground", torch.zeros(2, 2, 2)).item() == 0
 
 
-@pytest.mark.parametrize("mask", ["all", "foreground", "weighted"])
+@pytest.mark.parametrize("mask", MASKS)
 def test_both_means_are_reported(mask):
     model = small(dgr=DGRConfig(mask=mask, warmup=0))
     _, parts = model.loss(batch())
     assert parts["dgr"] != parts["dgr_foreground"] and parts["dgr_foreground"] > 0
+
+
+def test_the_mask_chooses_the_mean_that_is_the_loss():
+    levels = small().levels(torch.rand(2, 2, 64, 64))
+    boxes = batch()["boxes"]
+    found = {mask: consistency(levels, DGRConfig(mask=mask), boxes, levels.p3.sum()) for mask in MASKS}
+    everywhere, foreground_alone = (found["all"][1][name].item() for name in ("dgr", "dgr_foreground"))
+    expected = {"all": everywhere, "foreground": foreground_alone, "weighted": (everywhere + foreground_alone) / 2}
+    assert {mask: value.item() for mask, (value, _) in found.items()} == pytest.approx(expected, rel=1e-5)
+    assert everywhere != pytest.approx(foreground_alone, rel=1e-2)
 
 
 # V4: the loss on gradients
