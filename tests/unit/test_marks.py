@@ -54,7 +54,7 @@ def test_small_frames(shape: tuple[int, int]) -> None:
 def test_described() -> None:
     assert described({"frozen": [[120, 133]]}) == "frames 120-133 repeat the one before (frozen)"
     assert described({"frozen": [[5, 5]], "flat": [[0, 0]]}) == (
-        "frame 5 repeats the one before (frozen); all pixels of frame 0 are equal (flat)"
+        "all pixels of frame 0 are equal (flat); frame 5 repeats the one before (frozen)"
     )
     runs = [[1, 1], [3, 4], [6, 6], [8, 9], [11, 11]]
     assert described({"flat": runs}) == "all pixels of frames 1, 3-4, 6 and 3 more are equal (flat)"
@@ -67,7 +67,7 @@ def test_ingest_finds_says_and_keeps_them(tmp_path: Path) -> None:
     write_video(tmp_path / "source" / "a.mkv", images)
     write_video(tmp_path / "source" / "b.mkv", frames(3))
     report = ingest(tmp_path / "source", "s", tmp_path / "data", tmp_path / "staging")
-    said = "a: frames 12-19 repeat the one before (frozen); all pixels of frame 0 are equal (flat)"
+    said = "a: all pixels of frame 0 are equal (flat); frames 12-19 repeat the one before (frozen)"
     assert said in report.messages and not any(message.startswith("b:") for message in report.messages)
     a, b = sequence.sequences(tmp_path / "data", "s")
     assert json.loads((a.folder / "sequence.json").read_text())["marks"] == {"frozen": [[12, 19]], "flat": [[0, 0]]}
