@@ -52,9 +52,9 @@ class FrameMarks:
 
 
 def described(marks: Marks, most: int = 3) -> str:
-    """One line: "frames 120-133 repeat the one before (frozen); all pixels of frame 4 are equal (flat)"."""
+    """One line: "all pixels of frame 4 are equal (flat); frames 120-133 repeat the one before (frozen)"."""
     parts = []
-    for kind, runs in marks.items():
+    for kind, runs in sorted(marks.items()):
         shown = [f"{first}-{last}" if last > first else str(first) for first, last in runs[:most]]
         more = sum(last - first + 1 for first, last in runs[most:])
         many = len(runs) > 1 or runs[0][1] > runs[0][0]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import cv2
 
-HEAD = 2048  # bytes of a packet that are looked at
+HEAD = 1 << 16  # bytes of a packet that are looked at; radiometric JPEG begins with much else
 _SPS_264, _SPS_265 = 7, 33
 
 
@@ -35,7 +35,7 @@ def changes(path: Path) -> Iterator[tuple[int, Picture, Picture]]:
     """
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
     try:
-        code = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").lower()
+        code = _letters(capture, cv2.CAP_PROP_FOURCC).lower()
         header, suffix = _CODECS.get(code, (None, ""))
         if header is None:
             return
@@ -73,7 +73,12 @@ def _picture(packet: bytes, suffix: str) -> Picture:
 
 def pixel_format(capture: cv2.VideoCapture) -> bytes:
     """FFmpeg's code of the decoder's pixel format; b"" where nothing is open."""
-    return int(capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT)).to_bytes(4, "little") if capture.isOpened() else b""
+    return _letters(capture, cv2.CAP_PROP_CODEC_PIXEL_FORMAT) if capture.isOpened() else b""
+
+
+def _letters(capture: cv2.VideoCapture, what: int) -> bytes:
+    """A code of four letters; OpenCV gives it as a number, signed where the last letter is none of ASCII."""
+    return (int(capture.get(what)) & 0xFFFFFFFF).to_bytes(4, "little")
 
 
 def _jpeg(head: bytes) -> bytes | None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
-from recordings import frames
+from recordings import frames, write_video
 
+from irstd.data import sequence
+from irstd.data.ingest import ingest
 from irstd.data.marks import FrameMarks, described
 
 
@@ -49,7 +54,25 @@ def test_small_frames(shape: tuple[int, int]) -> None:
 def test_described() -> None:
     assert described({"frozen": [[120, 133]]}) == "frames 120-133 repeat the one before (frozen)"
     assert described({"frozen": [[5, 5]], "flat": [[0, 0]]}) == (
-        "frame 5 repeats the one before (frozen); all pixels of frame 0 are equal (flat)"
+        "all pixels of frame 0 are equal (flat); frame 5 repeats the one before (frozen)"
     )
     runs = [[1, 1], [3, 4], [6, 6], [8, 9], [11, 11]]
     assert described({"flat": runs}) == "all pixels of frames 1, 3-4, 6 and 3 more are equal (flat)"
+
+
+def test_ingest_finds_says_and_keeps_them(tmp_path: Path) -> None:
+    images = frames(30, bits=14)
+    images[12:20] = images[11]
+    images[0] = 7
+    write_video(tmp_path / "source" / "a.mkv", images)
+    write_video(tmp_path / "source" / "b.mkv", frames(3))
+    report = ingest(tmp_path / "source", "s", tmp_path / "data", tmp_path / "staging")
+    said = "a: all pixels of frame 0 are equal (flat); frames 12-19 repeat the one before (frozen)"
+    assert said in report.messages and not any(message.startswith("b:") for message in report.messages)
+    a, b = sequence.sequences(tmp_path / "data", "s")
+    assert json.loads((a.folder / "sequence.json").read_text())["marks"] == {"frozen": [[12, 19]], "flat": [[0, 0]]}
+    assert (
+        a.marks == {"frozen": [[12, 19]], "flat": [[0, 0]]} and a.to_json() == (a.folder / "sequence.json").read_text()
+    )
+    assert "marks" not in json.loads((b.folder / "sequence.json").read_text()) and b.marks == {}
+    assert said in ingest(tmp_path / "source", "s", tmp_path / "data", tmp_path / "staging").messages
