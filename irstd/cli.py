@@ -305,8 +305,8 @@ def lineage(
 
 
 @app.command("list")
-def list_(what: Annotated[str, typer.Argument(help="data, runs or models")] = "data") -> None:
-    """Data sets, runs, or registered models."""
+def list_(what: Annotated[str, typer.Argument(help="data, sets, runs or models")] = "data") -> None:
+    """Data sets, public sets that can be had by name, runs, or registered models."""
     _call("listing", what=what)
 
 

@@ -79,8 +79,14 @@ def obtain(known: PublicSet, home: Path, work: Path, given: Path | None = None, 
     for file in wanted:
         _link(fetched / file.place, root / file.place)
     if not _fits(known, scan(root)):
-        hint = f": give {known.by_hand[1]}" if known.by_hand else ""
-        raise InputError(f"{given or known.name}: is not laid out as {known.name} is (format {known.format!r}){hint}")
+        wish = (
+            known.by_hand[1]
+            if known.by_hand
+            else f"a clone of {known.home}, or its folder with the files of that format"
+        )
+        raise InputError(
+            f"{given or known.name}: is not laid out as {known.name} is (format {known.format!r}): give {wish}"
+        )
     return root
 
 
