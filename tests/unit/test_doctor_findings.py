@@ -18,7 +18,7 @@ from irstd.config import WAIVABLE, ShardConfig, SplitConfig, Waiver
 from irstd.data import rle, sequence
 from irstd.data.annotations import Annotations, FrameTargets
 from irstd.data.contrast import scr as signal_to_clutter
-from irstd.data.doctor import contrast
+from irstd.data.doctor import contrast, repeats
 from irstd.data.doctor.contrast import ContrastMeter, Offsets, targets_in
 from irstd.data.doctor.examination import examine
 from irstd.data.doctor.findings import KINDS, NOT_WAIVABLE, SEVERITIES, Finding, waive
@@ -169,7 +169,7 @@ def _saturated(s: Scene) -> None:
 
 
 def _steps(s: Scene) -> None:
-    s.frames_THW = s.frames_THW // 16 * 16
+    s.frames_THW = s.frames_THW // 2 * 2  # more than 256 levels
 
 
 def _stretched(s: Scene) -> None:
@@ -473,3 +473,37 @@ def test_what_a_sequence_costs_the_page_is_bounded(tmp_path: Path) -> None:
         pictures = survey(item, 4, allowance).pictures
         assert len(pictures) == 4 and sum(len(p.data) for p in pictures) <= allowance
     assert json.dumps([p.frame for p in pictures]) == "[0, 2, 3, 5]"
+
+
+@pytest.mark.parametrize(("moved", "conflict"), [((2, 2), False), ((3, 2), True), ((0, 4), True)])
+def test_small_targets_contradict_beyond_a_hit(moved: tuple[int, int], conflict: bool, tmp_path: Path) -> None:
+    each = Scene()
+    each.frames_THW[7] = each.frames_THW[6]
+    x, y = each.rows[6][0][:2]
+    each.rows[6] = [(x + 2, y + 2, 1, 1)]
+    each.rows[7] = [(x + 2 + moved[0], y + 2 + moved[1], 1, 1)]
+    assert ("frozen-conflict" in kinds(found(tmp_path, each))) is conflict
+
+
+def test_masks_contradict_too(tmp_path: Path) -> None:
+    found(tmp_path, Scene())
+    (item,) = sequence.sequences(tmp_path / "data", "s")
+    mask_HW = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask_HW[5:8, 5:8] = 1
+    frames = [FrameTargets(t, True, mask=rle.encode(mask_HW * (t != 7))) for t in range(FRAMES)]
+    marks = {"frozen": [[7, 7], [20, 20]]}
+    (finding,) = repeats.certain(item, Annotations(frames, masks=True), marks)
+    assert finding.kind == "frozen-conflict" and finding.frame == 7 and finding.count == 1
+
+
+def test_a_slope_of_the_background_is_no_offset() -> None:
+    """Contrast that still rises at the farthest offset is that of something else."""
+    rng = np.random.default_rng(0)
+    meter, offsets = ContrastMeter(HEIGHT, WIDTH), Offsets()
+    for t in range(30):
+        frame_HW = rng.normal(3000, 20, (HEIGHT, WIDTH))
+        frame_HW[:, 48:50] += 400
+        label = FrameTargets(t, True, [(41, 10 + t, 5, 5)])
+        frame = frame_HW.astype(np.uint16)
+        meter.measure(frame, targets_in(label, HEIGHT, WIDTH), label.ignore, offsets)
+    assert offsets.count >= contrast.LEAST_TARGETS and offsets.found() is None
