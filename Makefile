@@ -24,6 +24,7 @@ bench: $(READY)
 	$(BIN)/irstd bench loader
 	$(BIN)/irstd bench train
 	$(BIN)/irstd bench infer
+	$(BIN)/irstd bench models
 
 setup: $(READY)
 
