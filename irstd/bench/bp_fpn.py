@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import nn
 
 from irstd import config as configuration
 from irstd.bench.baselines import Scenes, render
@@ -40,9 +41,12 @@ def measure(seconds: float, side: int = SIDE, width: float = 1.0, batch: int = B
 
 
 def networks(width: float) -> tuple[BPFPN, BPFPN]:
-    """BP-FPN and its host with the same weights."""
+    """BP-FPN and its host with the same weights, which pass signals on: those of the start hide what differs."""
     torch.manual_seed(0)
     host = BPFPN(FRAMES, bp=False, width=width)
+    for module in host.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
     ours = BPFPN(FRAMES, width=width)
     ours.load_state_dict(host.state_dict(), strict=False)
     return tuple(model.to(memory_format=torch.channels_last).eval() for model in (ours, host))

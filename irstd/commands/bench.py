@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from irstd.commands.show import say, table
+from irstd.config import MODELS
 from irstd.environment import cores
+from irstd.errors import InputError, nearest
 from irstd.workspace import Workspace
 
 
@@ -65,6 +67,8 @@ def models(workspace: Workspace, seconds: float, compiled: bool, network: str | 
     """The networks against what they are compared with; `sizes`: see `measure` in `irstd.bench.ggl_net` and `.bp_fpn`."""
     from irstd.bench import bp_fpn, ggl_net
 
+    if network not in (None, *MODELS):
+        raise InputError(f"{network!r}: bench models knows {' and '.join(MODELS)}{nearest(str(network), MODELS)}")
     say("bench: preparing")
     if network != "bp-fpn":
         _show("models", ggl_net.measure(seconds, compiled, **sizes))

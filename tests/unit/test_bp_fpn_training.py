@@ -22,6 +22,7 @@ from irstd.inference.detector import Detector
 from irstd.metrics import DetectionMetrics
 from irstd.models import build_model
 from irstd.models.bp_fpn import BPFPN
+from irstd.models.resize import Resize
 from irstd.registry import models, promotion
 from irstd.training import loop
 from irstd.training.evaluation import measure
@@ -151,6 +152,64 @@ def test_a_detector_gives_each_frame_its_clip(packaged):
         np.testing.assert_allclose(found[t].scores_N, expected.scores_N, atol=1e-5)
         np.testing.assert_allclose(found[t].boxes_N4, expected.boxes_N4, atol=1e-3)
     assert min(item.scores_N.min() for item in found if len(item)) > 0.01
+
+
+def ruled(packaged, rule):
+    """The package under another intensity rule, and how often its detector's backbone ran, on how many frames."""
+    content = packaged.content | {"intensity": {"rule": rule, "dataset": {"median": 3050, "p005": 3000, "p995": 3100}}}
+    detector, seen = Detector(package.Package(packaged.folder, content)), []
+    detector.model.backbone.backbone.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    return detector, seen
+
+
+@pytest.mark.parametrize("rule", ["sequence", "dataset", "full_scale"])
+@pytest.mark.parametrize("resize", ["native", "letterbox:48"])
+def test_one_scale_a_recording_is_streamed_and_gives_what_clips_give(packaged, rule, resize, monkeypatch):
+    detector, seen = ruled(packaged, rule)
+    kind, _, side = resize.partition(":")
+    detector.model.resize = Resize(kind, int(side or 0))
+    depth = 8 if rule == "full_scale" else 14
+    video = np.random.default_rng(0).integers(3000, 3100, (7, 40, 33)).astype(np.uint16)
+    if depth == 8:
+        video = (video - 2900).astype(np.uint8)
+    found = detector(video, bit_depth=depth)
+    assert seen == [1] * 7  # each frame once, alone
+    monkeypatch.setattr(Detector, "_one_scale", lambda self, bit_depth: False)
+    expected = detector(video, bit_depth=depth)
+    assert sum(seen[7:]) == 7 * 3
+    assert len(found) == len(expected) == 7 and any(len(item) for item in expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours.scores_N, theirs.scores_N, atol=1e-5)
+        np.testing.assert_allclose(ours.boxes_N4, theirs.boxes_N4, atol=1e-3)
+
+
+def test_a_scale_for_each_key_frame_is_not_streamed(packaged):
+    """Each clip is scaled as a whole by its key frame: features of past frames are other features."""
+    detector, seen = ruled(packaged, "frame")
+    video = np.random.default_rng(0).integers(3000, 3100, (4, 40, 33)).astype(np.uint16)
+    detector(video, bit_depth=14)
+    assert seen == [4 * 3]
+
+
+def test_recordings_do_not_see_one_another_and_memory_is_bounded(packaged):
+    detector, _ = ruled(packaged, "dataset")
+    video = np.random.default_rng(0).integers(3000, 3100, (5, 40, 33)).astype(np.uint16)
+    first, _, again = detector(video, 14), detector(video[::-1].copy(), 14), detector(video, 14)
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one.scores_N, other.scores_N)
+    drawn = []
+    frames = (drawn.append(t) or video[t % 5] for t in range(10**9))
+    found = detector.stream(frames, 14, {})
+    for _ in range(6):
+        next(found)
+    assert len(drawn) == 6  # a frame is taken when its detections are asked for, and a billion are no matter
+
+
+def test_a_frame_of_another_size_ends_a_stream_with_one_line(packaged):
+    detector, _ = ruled(packaged, "dataset")
+    frames = [np.full((40, 33), 3000, np.uint16), np.full((40, 34), 3000, np.uint16)]
+    with pytest.raises(InputError, match="the stream began with frames"):
+        list(detector.stream(frames, 14, {}))
 
 
 def test_evaluate_scores_boxes_by_every_protocol(sample_shards, packaged):

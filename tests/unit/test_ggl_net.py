@@ -303,6 +303,46 @@ def test_a_few_counts_survive_autocast():
     assert len(features[0, 0, 2:-2, 2:-2].unique()) > 100
 
 
+@pytest.mark.parametrize("in_channels", [1, 3])
+def test_300_counts_reach_the_first_activations_under_autocast(in_channels):
+    """A span of 300 counts at offset 7000, as x and as counts; bfloat16 would leave 11 of them."""
+    model = small(in_channels)
+    counts = torch.arange(7000.0, 7300.0).reshape(1, 1, 15, 20)
+    assert len(counts.bfloat16().unique()) < 12
+    for image_BCHW in ((counts - 7000) / 300, counts):
+        gradient_BCHW = gradient_magnitude_torch(image_BCHW)
+        expected = [block(x) for block, x in first_convolutions(model, image_BCHW, gradient_BCHW)]
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(gradient_magnitude_torch(image_BCHW), gradient_BCHW)
+            found = [block(x) for block, x in first_convolutions(model, image_BCHW, gradient_BCHW)]
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours.dtype == torch.float32 and torch.equal(ours, theirs)
+        # Of 300 pixels, after convolution, normalisation and ReLU.
+        assert len(found[0].unique()) > 250
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # inductor's own
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_the_compiled_first_activations_are_float32_too(backend):
+    model = small(3)
+    image_BCHW = (torch.arange(7000.0, 7300.0).reshape(1, 1, 15, 20) - 7000) / 300
+
+    def first(image_BCHW: torch.Tensor) -> list[torch.Tensor]:
+        gradient_BCHW = gradient_magnitude_torch(image_BCHW)
+        return [block(x) for block, x in first_convolutions(model, image_BCHW, gradient_BCHW)]
+
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = torch.compile(first, backend=backend)(image_BCHW)
+        for ours, theirs in zip(found, first(image_BCHW), strict=True):
+            assert ours.dtype == torch.float32
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def first_convolutions(model, image_BCHW, gradient_BCHW):
+    """The first convolution, normalisation and activation of each branch, with what they are given."""
+    return [(model.stem[0], image_BCHW)] + [(gsm.gradient_block[0], gradient_BCHW) for gsm in model.supplements]
+
+
 def test_a_model_in_half_precision_runs():
     model = small().bfloat16()
     image_BCHW = images(1, 1, 20, 20)
