@@ -136,6 +136,13 @@ def test_a_network_that_will_not_do_is_one_line(toys, sample_shards, name, more,
     assert "\n" not in str(caught.value)
 
 
+def test_logits_that_begin_within_0_and_1_are_logits(toys, sample_shards):
+    chosen = config("Shy")
+    map_B1HW = build_model(chosen).eval()(torch.rand(1, 1, 32, 32))
+    assert 0 < map_B1HW.min() and map_B1HW.max() < 1
+    prepare(chosen, sample_shards)
+
+
 def test_a_package_whose_import_fails_says_why(toys):
     (toys / "toy_irstd" / "broken.py").write_text("import toy_missing\n")
     with pytest.raises(InputError, match="imports 'toy_missing', which is not installed"):
@@ -273,6 +280,16 @@ def test_the_code_is_the_package_and_what_it_imports_beside_it(toys):
         assert foreign.Source.of("toy_irstd.nets:Plain").hash == source.hash
 
 
+def test_a_copy_that_is_gone_leaves_nothing_imported(toys, monkeypatch):
+    source = foreign.Source.of("toy_irstd.nets:Plain")
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(toys)])
+    with pytest.raises(InputError, match="there is no module"):
+        foreign.find("toy_irstd.nets:Plain")
+    with source.unpacked():
+        assert foreign.find("toy_irstd.nets:Plain").__name__ == "Plain"
+    assert not [m for m in sys.modules if m.startswith("toy_")]
+
+
 def test_identity_knows_the_code_and_not_its_comments(toys, sample_shards):
     manifests = read_all(sample_shards)
     chosen = config("Plain")
@@ -319,7 +336,9 @@ def test_it_trains_and_its_package_runs_without_it(toys, sample_shards, tmp_path
     folder = tmp_path / "package"
     package.write(folder, best, chosen, job.manifests, {}, {}, source)
     frames_THW = np.random.default_rng(0).integers(3000, 3100, (4, 34, 46)).astype(np.uint16)
+    mine = sys.modules["toy_irstd.nets"]
     here = Detector.load(folder)
+    assert sys.modules["toy_irstd.nets"] is mine
     expected = [(f.boxes_N4.tolist(), f.scores_N.tolist()) for f in here(frames_THW, 14)]
     # Another state of the code goes by the same name now, and goes on doing so.
     (toys / "toy_irstd" / "nets.py").write_text("raise RuntimeError('edited')\n")
