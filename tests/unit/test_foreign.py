@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from irstd.inference.detector import Detector
 from irstd.models import DetectionAdapter, SegmentationAdapter, build_model
 from irstd.training import loop
 from irstd.training.identity import identity
+from irstd.workspace import Workspace
 
 TOYS = Path(__file__).resolve().parent.parent / "toy_networks"
 
@@ -139,7 +141,7 @@ def test_a_network_that_will_not_do_is_one_line(toys, sample_shards, name, more,
 def test_logits_that_begin_within_0_and_1_are_logits(toys, sample_shards):
     chosen = config("Shy")
     map_B1HW = build_model(chosen).eval()(torch.rand(1, 1, 32, 32))
-    assert 0 < map_B1HW.min() and map_B1HW.max() < 1
+    assert map_B1HW.min() > 0 and map_B1HW.max() < 1
     prepare(chosen, sample_shards)
 
 
@@ -150,6 +152,22 @@ def test_a_package_whose_import_fails_says_why(toys):
     (toys / "toy_irstd" / "script.py").write_text("import sys\nsys.exit('usage: train.py')\n")
     with pytest.raises(InputError, match="importing toy_irstd.script fails: SystemExit: usage"):
         foreign.find("toy_irstd.script:Net")
+
+
+def test_the_working_folder_and_the_workspace_are_searched(tmp_path, monkeypatch):
+    """Whatever the command was started as: `python -m irstd` has the working folder on its path, `irstd` has not."""
+    below = tmp_path / "notes"
+    below.mkdir()
+    (tmp_path / "data.dvc").touch()
+    (tmp_path / "toy_root.py").write_text("class Net: pass\n")
+    (below / "toy_here.py").write_text("class Net: pass\n")
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.chdir(below)
+    Workspace.find().enter()
+    assert foreign.find("toy_root:Net").__module__ == "toy_root" and foreign.find("toy_here:Net")
+    for name in ("toy_root", "toy_here"):
+        del sys.modules[name]
 
 
 # -- adapters ----------------------------------------------------------------------------------------------------
