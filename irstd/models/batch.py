@@ -23,6 +23,8 @@ def check(batch: Batch) -> None:
     # Moved, 16 bits are int32, and what augmentation made of counts is x.
     if kind not in ("uint8", *(("uint16",) if isinstance(frames, np.ndarray) else ("int32", "float32"))):
         raise InputError(f"frames: the type is {kind}, expected the sensor's counts, uint8 or uint16")
+    if kind == "float32" and not finite(frames):
+        raise InputError("frames: holds NaN or infinity")
     count, _, height, width = shape
     wanted = {"gradient": (count, height, width), "masks": (count, height, width)}
     wanted |= {"offset": (count,), "scale": (count,), "size": (count, 2)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from irstd.inference.detector import Detector
 from irstd.models import DetectionAdapter, SegmentationAdapter, build_model
 from irstd.training import loop
 from irstd.training.identity import identity
+from irstd.workspace import Workspace
 
 TOYS = Path(__file__).resolve().parent.parent / "toy_networks"
 
@@ -136,6 +138,13 @@ def test_a_network_that_will_not_do_is_one_line(toys, sample_shards, name, more,
     assert "\n" not in str(caught.value)
 
 
+def test_logits_that_begin_within_0_and_1_are_logits(toys, sample_shards):
+    chosen = config("Shy")
+    map_B1HW = build_model(chosen).eval()(torch.rand(1, 1, 32, 32))
+    assert map_B1HW.min() > 0 and map_B1HW.max() < 1
+    prepare(chosen, sample_shards)
+
+
 def test_a_package_whose_import_fails_says_why(toys):
     (toys / "toy_irstd" / "broken.py").write_text("import toy_missing\n")
     with pytest.raises(InputError, match="imports 'toy_missing', which is not installed"):
@@ -143,6 +152,22 @@ def test_a_package_whose_import_fails_says_why(toys):
     (toys / "toy_irstd" / "script.py").write_text("import sys\nsys.exit('usage: train.py')\n")
     with pytest.raises(InputError, match="importing toy_irstd.script fails: SystemExit: usage"):
         foreign.find("toy_irstd.script:Net")
+
+
+def test_the_working_folder_and_the_workspace_are_searched(tmp_path, monkeypatch):
+    """Whatever the command was started as: `python -m irstd` has the working folder on its path, `irstd` has not."""
+    below = tmp_path / "notes"
+    below.mkdir()
+    (tmp_path / "data.dvc").touch()
+    (tmp_path / "toy_root.py").write_text("class Net: pass\n")
+    (below / "toy_here.py").write_text("class Net: pass\n")
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.chdir(below)
+    Workspace.find().enter()
+    assert foreign.find("toy_root:Net").__module__ == "toy_root" and foreign.find("toy_here:Net")
+    for name in ("toy_root", "toy_here"):
+        del sys.modules[name]
 
 
 # -- adapters ----------------------------------------------------------------------------------------------------
@@ -273,6 +298,16 @@ def test_the_code_is_the_package_and_what_it_imports_beside_it(toys):
         assert foreign.Source.of("toy_irstd.nets:Plain").hash == source.hash
 
 
+def test_a_copy_that_is_gone_leaves_nothing_imported(toys, monkeypatch):
+    source = foreign.Source.of("toy_irstd.nets:Plain")
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(toys)])
+    with pytest.raises(InputError, match="there is no module"):
+        foreign.find("toy_irstd.nets:Plain")
+    with source.unpacked():
+        assert foreign.find("toy_irstd.nets:Plain").__name__ == "Plain"
+    assert not [m for m in sys.modules if m.startswith("toy_")]
+
+
 def test_identity_knows_the_code_and_not_its_comments(toys, sample_shards):
     manifests = read_all(sample_shards)
     chosen = config("Plain")
@@ -319,7 +354,9 @@ def test_it_trains_and_its_package_runs_without_it(toys, sample_shards, tmp_path
     folder = tmp_path / "package"
     package.write(folder, best, chosen, job.manifests, {}, {}, source)
     frames_THW = np.random.default_rng(0).integers(3000, 3100, (4, 34, 46)).astype(np.uint16)
+    mine = sys.modules["toy_irstd.nets"]
     here = Detector.load(folder)
+    assert sys.modules["toy_irstd.nets"] is mine
     expected = [(f.boxes_N4.tolist(), f.scores_N.tolist()) for f in here(frames_THW, 14)]
     # Another state of the code goes by the same name now, and goes on doing so.
     (toys / "toy_irstd" / "nets.py").write_text("raise RuntimeError('edited')\n")

@@ -46,6 +46,15 @@ class Hidden(Plain):
         return torch.sigmoid(super().forward(x))
 
 
+class Shy(Plain):
+    """Logits that happen to begin within [0, 1]."""
+
+    def __init__(self, width=4):
+        super().__init__(width)
+        nn.init.normal_(self.head.weight, std=1e-3)
+        nn.init.constant_(self.head.bias, 0.5)
+
+
 class Clips(nn.Module):
     """Clips with an axis of their own: [B, 1, T, H, W]."""
 
