@@ -13,6 +13,7 @@ from irstd.workspace import Workspace
 KINDS = {
     "checkpoints": ("Ray's copies of checkpoints of finished runs", "not needed: the run folder keeps the last"),
     "runs": ("run folders: last checkpoint and package", "irstd train; registered versions stay"),
+    "evaluations": ("curves and rows of every evaluation", "irstd evaluate"),
     "shards": ("shards/", "irstd shard"),
     "cache": ("DVC's cache", "dvc pull, where the data was pushed"),
     "staging": ("what a killed ingest left", "not needed"),
@@ -58,6 +59,7 @@ def _paths(workspace: Workspace, kind: str) -> list[Path]:
         ]
     places = {
         "runs": [home / "runs"],
+        "evaluations": [home / "evaluations"],
         "shards": [workspace.shards],
         "cache": [workspace.root / ".dvc" / "cache"],
         "staging": [home / "staging"],

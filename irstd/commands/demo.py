@@ -44,6 +44,7 @@ def run(workspace: Workspace) -> None:
     with kept():
         _title("3  search", "Ray Tune over tune_spaces/demo.yaml")
         found = tune.search(workspace, "demo", overrides, workers=1)
+        say(f"the best checkpoint of each trial: {found['about']}")
         say(table(found["rows"]))
         overrides = dict(found["best"]["overrides"])
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from irstd.commands.show import result, say, scored, table
+from irstd.commands.show import boxes_scored, measured_as, result, say, scored, table
 from irstd.errors import InputError
 from irstd.workspace import Workspace
+
+if TYPE_CHECKING:
+    from irstd.registry.promotion import Verdict
 
 
 def run(workspace: Workspace, uri: str, shards: str | None = None) -> int:
@@ -20,14 +23,22 @@ def run(workspace: Workspace, uri: str, shards: str | None = None) -> int:
         challenger = models.resolve(workspace, uri)
         champion = models.aliased(workspace, challenger.name, "champion")
         verdict = promotion.compare(workspace, challenger, champion, place)
-        rows: list[dict[str, Any]] = []
-        for role, values in (("challenger", verdict.challenger), ("champion", verdict.champion)):
-            if values:
-                rows.append({"": role, "version": values["version"], "numbers": scored(values)})
-        if rows:
-            say(f"on split {verdict.split} (strict, native grid):")
-            say(table(rows))
+        show(verdict)
         say(f"{'promoted' if verdict.promoted else 'kept'}: {verdict.reason}")
         promotion.record(workspace, challenger, champion, verdict)
     result(model=f"models:/{challenger.name}/{challenger.version}", promoted=verdict.promoted, reason=verdict.reason)
     return 0 if verdict.promoted else 1
+
+
+def show(verdict: Verdict) -> None:
+    """Print what both versions measured, and as what."""
+    rows: list[dict[str, Any]] = []
+    for role, values in (("challenger", verdict.challenger), ("champion", verdict.champion)):
+        if values:
+            numbers = scored(values) if "fa" in values else boxes_scored(values)
+            rows.append({"": role, "version": values["version"], "threshold": values["threshold"], "numbers": numbers})
+    if rows:
+        row = verdict.challenger or {}
+        how = measured_as(row["protocol"], row.get("grid"), row["threshold"], verdict.split, verdict.digests or {})
+        say(f"on split {verdict.split}: {how}")
+        say(table(rows))

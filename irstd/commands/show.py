@@ -55,6 +55,15 @@ def number(value: float | None, interval: list[float] | None = None, factor: flo
     return text if not interval else f"{text} [{interval[0] * factor:.{digits}f}, {interval[1] * factor:.{digits}f}]"
 
 
+def measured_as(
+    protocol: str, grid: int | None, threshold: float, split: str, digests: dict[str, str], chosen: str | None = None
+) -> str:
+    """What a number depends on, in one phrase; without it no number can be compared."""
+    sets = ", ".join(f"{name} {digest[:12]}" for name, digest in sorted(digests.items()))
+    parts = [protocol, f"grid {grid or 'native'}", f"threshold {threshold:g}", f"split {split} of {sets}"]
+    return ", ".join([*parts, *([f"checkpoint {chosen}"] if chosen else [])])
+
+
 def scored(values: dict[str, Any]) -> str:
     """The four numbers of segmentation in one phrase, with their intervals where they are known."""
     ranges = values.get("intervals") or {}

@@ -184,15 +184,23 @@ def numbers(job: Job, best: dict[str, Any]) -> str:
     """The validation numbers with all that they depend on."""
     from irstd.commands.show import boxes_scored, scored
 
-    measured = job.config.evaluate
+    values = {k.removeprefix("val_"): v for k, v in best.items() if k.startswith("val_")}
     if job.config.model.task == "detection":
-        if "val_ap50" not in best:
+        if not {"ap50", "ap"} & set(values):
             return "no val split"
-        return f"val: {boxes_scored({k.removeprefix('val_'): v for k, v in best.items()})} ({measured.protocol})"
-    if best.get("val_iou") is None and best.get("val_fa") is None:
+        return f"val: {boxes_scored(values)} ({about(job)})"
+    if values.get("iou") is None and values.get("fa") is None:
         return "no val split"
-    values = {k: best.get(f"val_{k}") for k in ("iou", "niou", "pd", "fa")}
-    return f"val: {scored(values)} ({measured.protocol}, grid {measured.grid or 'native'}, threshold {measured.threshold:g})"
+    return f"val: {scored(values)} ({about(job)})"
+
+
+def about(job: Job) -> str:
+    """What the validation numbers of a run depend on."""
+    from irstd.commands.show import measured_as
+
+    measured = job.config.evaluate
+    digests = {m.set: m.digest for m in job.manifests}
+    return measured_as(measured.protocol, measured.grid, measured.threshold, "val", digests)
 
 
 def write_package(workspace: Workspace, job: Job, record: dict[str, Any]) -> Path:

@@ -29,6 +29,7 @@ def run(
         if key.startswith("shard."):
             raise InputError(f"{key}: shards are built before a run; change it in params.yaml and run irstd shard")
     found = search(workspace, space, changed, workers, parallel, shards)
+    say(f"the best checkpoint of each trial: {found['about']}")
     say(table(found["rows"]))
     best = found["best"]
     say(f"best: trial {best['number']}, {' '.join(f'{k}={v}' for k, v in best['overrides'].items())}")
@@ -115,6 +116,7 @@ def search(
         "url": url,
         "best": {"number": number + 1, "overrides": drawn[number], "run": best["run"], "metrics": best["metrics"]},
         "config": jobs[number].config,
+        "about": training.about(jobs[number]),
     }
 
 

@@ -26,6 +26,7 @@ class Verdict:
     split: str
     challenger: dict[str, Any] | None = None
     champion: dict[str, Any] | None = None
+    digests: dict[str, str] | None = None
 
 
 def compare(workspace: Workspace, challenger: Any, champion: Any | None, shards: str | Path) -> Verdict:
@@ -55,15 +56,17 @@ def compare(workspace: Workspace, challenger: Any, champion: Any | None, shards:
     new, old = measured[0][objective], measured[1][objective]
     note = "" if split == "gate" else " (val, since the sets have no gate split)"
     if new is None or old is None:
-        return Verdict(False, f"{objective} cannot be told on {split}{note}: it has no target", split, *measured)
+        return Verdict(
+            False, f"{objective} cannot be told on {split}{note}: it has no target", split, *measured, present
+        )
     shown = [reported(row, pseudo_masks(manifests, split)) for row in measured]
     if shown[0][objective] is None:  # it decides, and is no result
         agrees = "agrees better" if new > old else "does not agree better"
-        return Verdict(new > old, f"{agrees} with the pseudo-masks of {split}{note}", split, *shown)
+        return Verdict(new > old, f"{agrees} with the pseudo-masks of {split}{note}", split, *shown, present)
     measured = shown
     if new > old:
-        return Verdict(True, f"{objective} {new:.4f} against {old:.4f} on {split}{note}", split, *measured)
-    return Verdict(False, f"{objective} {new:.4f} does not beat {old:.4f} on {split}{note}", split, *measured)
+        return Verdict(True, f"{objective} {new:.4f} against {old:.4f} on {split}{note}", split, *measured, present)
+    return Verdict(False, f"{objective} {new:.4f} does not beat {old:.4f} on {split}{note}", split, *measured, present)
 
 
 def _measure(package: Package, split: str, shards: str | Path, objective: str) -> dict[str, Any]:

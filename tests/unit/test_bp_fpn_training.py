@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 from irstd import config as configuration
 from irstd.cluster.spaces import Objective
-from irstd.commands import evaluate, train
+from irstd.commands import evaluate, promote, train
 from irstd.config import Config
 from irstd.data.manifest import read_all
 from irstd.errors import InputError
@@ -21,6 +22,7 @@ from irstd.inference.detector import Detector
 from irstd.metrics import DetectionMetrics
 from irstd.models import build_model
 from irstd.models.bp_fpn import BPFPN
+from irstd.registry import models, promotion
 from irstd.training import loop
 from irstd.training.evaluation import measure
 from pipelines import parameters
@@ -182,7 +184,13 @@ def test_baselines_stand_beside_boxes(sample_shards, packaged, capsys):
 def test_a_run_is_checked_before_it_starts(sample_shards):
     job = train.prepare(tiny(), sample_shards)
     assert job.name.startswith("bp-fpn-")
-    assert "AP50 0.250  P -" in train.numbers(job, {"val_ap50": 0.25, "val_precision": None})
+    line = train.numbers(job, {"val_ap50": 0.25, "val_precision": None})
+    digest = read_all(sample_shards)[0].digest[:12]
+    assert line == f"val: AP50 0.250  P - (strict, grid native, threshold 0.5, split val of sample {digest})"
+    assert "AP 0.500" in train.numbers(
+        train.prepare(tiny(evaluate__protocol="centroid"), sample_shards), {"val_ap": 0.5}
+    )
+    assert train.numbers(job, {}) == "no val split"
     with pytest.raises(InputError, match="clips of 6 frames.*built for 5"):
         train.prepare(tiny(model__frames=6), sample_shards)
 
@@ -195,6 +203,20 @@ def test_a_flow_is_given_what_differs_from_the_networks_defaults():
     assert "model.gils.op" not in values and "train.warmup" not in values
     assert parameters.given(Config.model_validate(Config().model_dump())) == {}
     assert configuration.load(overrides=values) == whole
+
+
+def test_promotion_shows_boxes_and_what_they_were_measured_as(sample_shards, packaged, monkeypatch, capsys):
+    (manifest,) = read_all(sample_shards)
+    lineage = {"run": "r", "sets": {"sample": manifest.digest}}
+    made = package.Package(packaged.folder, packaged.content | {"lineage": lineage})
+    monkeypatch.setattr(models, "package", lambda *_: made)
+    one, two = (SimpleNamespace(name="m", version=v) for v in "12")
+    promote.show(promotion.compare(SimpleNamespace(), two, one, sample_shards))
+    printed = capsys.readouterr().out
+    assert f"strict, grid native, threshold 0.01, split gate of sample {manifest.digest[:12]}" in printed
+    assert printed.count("AP50 ") == 2 and printed.count("false alarms a frame") == 2
+    promote.show(promotion.Verdict(True, "there was no champion", "-"))
+    assert not capsys.readouterr().out
 
 
 def test_objectives():

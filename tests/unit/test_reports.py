@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -176,6 +177,25 @@ def test_files_hold_every_frame_sequence_and_curve(kind, tmp_path):
         assert thresholds == sorted(thresholds) and float(points[-1]["fa"]) == 0
     else:
         assert max(float(row["recall"]) for row in points) == found["protocols"][1]["recall"]
+
+
+def test_what_a_frame_leaves_behind_does_not_grow_with_its_size():
+    def growth(side):
+        report = SegmentationReport(protocols=(("strict", None),))
+        probability, mask = np.zeros((side, side), np.float32), np.zeros((side, side), bool)
+        mask[5:8, 5:9] = True
+        probability[5:8, 6:9] = 0.8
+        for number in range(20):
+            report.update(("s", number), probability, mask, frame_HW=probability)
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(20, 120):
+            report.update(("s", number), probability, mask, frame_HW=probability)
+        grown = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        return grown / 100
+
+    assert growth(64) < 1000 and growth(128) < 1000
 
 
 def test_nothing_found_and_nothing_there_can_be_written(tmp_path):

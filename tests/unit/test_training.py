@@ -17,6 +17,7 @@ from irstd import config as configuration
 from irstd.data.manifest import read_all
 from irstd.errors import InputError, WorkError
 from irstd.training import checkpoint, loop, optimizer
+from irstd.training import identity as identity_module
 from irstd.training.identity import COMPUTES, _tree, code_hash, identity
 
 TINY = {
@@ -121,6 +122,14 @@ def test_code_hash_looks_past_comments_and_docstrings():
     assert _tree('"""One."""\ndef f():\n    """Doc."""\n    return 1  # why\n') == _tree("def f():\n    return 1\n")
     assert _tree("def f():\n    return 1\n") != _tree("def f():\n    return 2\n")
     assert len(code_hash()) == 64
+
+
+def test_code_hash_looks_past_what_only_shows_numbers(monkeypatch):
+    package = Path(identity_module.__file__).parents[1]
+    assert all((package / name).is_file() for name in identity_module.SHOWS)
+    before = code_hash()
+    monkeypatch.setattr(identity_module, "SHOWS", ())
+    assert code_hash.__wrapped__() != before
 
 
 def test_code_hash_covers_what_the_loop_imports():
