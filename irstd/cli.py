@@ -209,7 +209,7 @@ def tune(
 @app.command()
 def evaluate(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL_URI]", help="models:/ggl-net@champion, or a package's folder")
+        str | None, typer.Argument(metavar="MODEL_URI", help="models:/ggl-net@champion, or a package's folder")
     ] = None,
     overrides: Overrides = None,
     split: Annotated[str, typer.Option("--split")] = "test",
@@ -258,7 +258,7 @@ def evaluate(
 def compare(
     what: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[EVALUATION|MODEL_URI]...", help="files of irstd evaluate --out, or models"),
+        typer.Argument(metavar="EVALUATION|MODEL_URI", help="files of irstd evaluate --out, or models"),
     ] = None,
     table: Annotated[str | None, typer.Option("--table", help="a name of benchmarks/published/, or a CSV file")] = None,
     split: Annotated[str, typer.Option("--split", help="of models: which of their evaluations")] = "test",

@@ -158,6 +158,16 @@ def test_patches_cover_a_side(length):
     assert length > 200 or np.diff(starts, append=starts[-1]).max() <= 10
 
 
+@pytest.mark.parametrize("shape", [(1, 30), (5, 3), (34, 46)])
+def test_low_rank_of_small_frames(shape):
+    pytest.importorskip("tensorly")
+    frame = np.full(shape, 100, np.uint8)
+    assert low_rank(frame).max() == pytest.approx(0, abs=1e-3)
+    frame[shape[0] // 3, shape[1] // 3] = 200
+    found = low_rank(frame)
+    assert found.shape == shape and (min(shape) < 10 or found.argmax() == frame.argmax())
+
+
 def test_overlapping_patches_take_the_median():
     patches = np.full((1, 3, 2, 4), 5.0)
     patches[0, 1] = 100  # seen by one patch of three

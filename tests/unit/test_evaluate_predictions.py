@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,7 @@ from irstd.errors import InputError
 from irstd.files import read_json
 from irstd.inference import package
 from irstd.inference.detector import Detector
+from irstd.metrics.report import SEGMENTATION
 from irstd.models import build_model
 from irstd.models.contract import state
 from irstd.training.loop import loader_for
@@ -216,6 +218,19 @@ def test_the_command_writes_what_a_model_s_evaluation_writes(workspace, perfect,
     table = capsys.readouterr().out
     assert table.count("| oracle (") == 8 and "selection external predictions" in table
     assert "top-hat (at the rate of oracle (" in table
+
+
+def test_baselines_by_name(workspace, perfect, monkeypatch, tmp_path):
+    pytest.importorskip("tensorly")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    found = scored(workspace, perfect, split="test", beside=["low-rank", "top-hat"])
+    assert [b["method"] for b in found["baselines"]] == ["low-rank", "top-hat"]
+    for baseline in found["baselines"]:
+        first = baseline["protocols"][0]
+        assert (first["protocol"], first["pd"], first["fa"]) == ("strict", baseline["pd"], baseline["fa"] <= 0 and 0)
+        assert [(row["protocol"], row["grid"]) for row in baseline["protocols"]] == list(SEGMENTATION)
+    assert not list((tmp_path / "scratch").iterdir()), "kept responses are removed"
 
 
 def test_missing_predictions_are_refused_or_counted_as_empty(workspace, perfect, capsys):

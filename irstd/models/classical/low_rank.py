@@ -22,9 +22,10 @@ def low_rank(frame_HW: np.ndarray, patch: int = 50, step: int = 10) -> np.ndarra
     (targets) by robust principal component analysis; the sparse part is put back together, a pixel in several patches
     taking the median, and its negative values are left out.
 
-    frame_HW: uint8, uint16 or float32 counts. patch, step: px, at least 1; the step grows with the frame where there would
-    be more than 16 patches along a side, as long as they overlap. Returns float32 [H, W] in counts, at least 0. Raises
-    InputError (a ValueError) for other frames, and where TensorLy, which does the analysis, is not installed.
+    frame_HW: uint8, uint16 or float32 counts. patch, step: px, at least 1; a patch is at most half a side of the frame,
+    and the step grows where there would be more than 16 patches along a side, as long as they overlap. Returns float32
+    [H, W] in counts, at least 0. Raises InputError (a ValueError) for other frames, and where TensorLy, which does the
+    analysis, is not installed.
     Source: Gao, Meng, Yang, Wang, Zhou and Hauptmann, Infrared patch-image model for small target detection in a single
     image, IEEE TIP 22 (2013); our reading: patches of 50 px, 10 px apart, weight of the sparse part 1 / sqrt(max(m, n)).
     """
@@ -32,7 +33,7 @@ def low_rank(frame_HW: np.ndarray, patch: int = 50, step: int = 10) -> np.ndarra
         raise InputError(f"the patch is {patch} px and the step {step} px: both must be at least 1")
     frame_HW = checked_frame(frame_HW)
     height, width = frame_HW.shape
-    tall, wide = min(patch, height), min(patch, width)
+    tall, wide = min(patch, -(-height // 2)), min(patch, -(-width // 2))
     rows, columns = _starts(height, tall, step), _starts(width, wide, step)
     windows = np.lib.stride_tricks.sliding_window_view(frame_HW.astype(np.float64), (tall, wide))
     matrix_MN = windows[np.ix_(rows, columns)].reshape(len(rows) * len(columns), -1).T
