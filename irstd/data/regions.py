@@ -1,4 +1,4 @@
-"""Boxes and the frame: what a part of a frame keeps of them, which cells they touch."""
+"""Boxes and the frame: what a part of a frame keeps of them, which cells they touch, what belongs to a region."""
 
 from __future__ import annotations
 
@@ -19,6 +19,25 @@ def cut(boxes_M4: np.ndarray, top: float, left: float, height: int, width: int, 
         if x2 > x1 and y2 > y1 and (x2 - x1) * (y2 - y1) >= (kept - 1e-3) * w * h:
             found.append((x1, y1, x2 - x1, y2 - y1))
     return np.array(found, np.float32).reshape(-1, 4)
+
+
+SHARE = 0.5
+"""Of its own area, from which on a target, a blob or a box belongs to a region."""
+
+
+def shares(boxes_N4: np.ndarray, ignore_K4: np.ndarray) -> np.ndarray:
+    """float [N, K]: intersection of each box with each region over the box's own area; 0 for a box of no area."""
+    low_NK2 = np.maximum(boxes_N4[:, None, :2], ignore_K4[None, :, :2])
+    high_NK2 = np.minimum((boxes_N4[:, :2] + boxes_N4[:, 2:])[:, None], (ignore_K4[:, :2] + ignore_K4[:, 2:])[None])
+    common_NK = np.maximum(high_NK2 - low_NK2, 0).prod(axis=2)
+    area_N1 = boxes_N4[:, 2:].prod(axis=1)[:, None]
+    return np.divide(common_NK, area_N1, out=np.zeros_like(common_NK), where=area_N1 > 0)
+
+
+def claimed(boxes_M4: np.ndarray, ignore_K4: np.ndarray) -> np.ndarray:
+    """bool [M]: the targets that count, those with less than half of their area in a region."""
+    boxes_M4, ignore_K4 = (np.asarray(boxes, float).reshape(-1, 4) for boxes in (boxes_M4, ignore_K4))
+    return shares(boxes_M4, ignore_K4).max(axis=1, initial=0) < SHARE
 
 
 def touched(boxes_K4: np.ndarray, height: int, width: int, cell: int = 1) -> np.ndarray:

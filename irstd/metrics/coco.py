@@ -12,7 +12,7 @@ from pycocotools import mask as maskUtils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from irstd.metrics.ignore import shares
+from irstd.data.regions import shares
 from irstd.metrics.matching import HIT_DISTANCE, ROUNDING
 from irstd.metrics.protocols import DetectionProtocol
 

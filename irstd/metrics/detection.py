@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from irstd.data.contrast import scr
+from irstd.data.regions import claimed
 from irstd.errors import InputError
 from irstd.metrics import bootstrap, resampling
 from irstd.metrics.coco import Average, Frame, Matched, average, match, mean_below
-from irstd.metrics.ignore import SHARE, shares
 from irstd.metrics.protocols import DetectionProtocol, detection_protocol
 from irstd.metrics.segmentation import checked_regions
 
@@ -84,9 +84,7 @@ class DetectionMetrics:
 
     def add(self, frame: Frame, group: str | None = None, frame_HW: np.ndarray | None = None) -> None:
         """Add a frame that `frame_of` checked."""
-        scored_M = np.ones(len(frame.targets_M4), bool)
-        if len(frame.ignore_K4):
-            scored_M = shares(frame.targets_M4, frame.ignore_K4).max(axis=1) < SHARE
+        scored_M = claimed(frame.targets_M4, frame.ignore_K4)
         ratios = scr_of(frame.targets_M4, frame_HW)
         kept_N = frame.scores_N >= self.protocol.min_score
         into = self._groups.setdefault(group, Group())

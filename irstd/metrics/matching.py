@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from irstd.data.regions import SHARE
 from irstd.metrics.components import Components
-from irstd.metrics.ignore import SHARE
 from irstd.metrics.protocols import SegmentationProtocol
 
 HIT_DISTANCE = 3.0

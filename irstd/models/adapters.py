@@ -22,7 +22,7 @@ from torch import nn
 
 from irstd.config.networks import ForeignConfig, Network
 from irstd.errors import InputError
-from irstd.models.batch import Batch, check_boxes, finite, normalised
+from irstd.models.batch import Batch, finite, normalised, with_claimed_targets
 from irstd.models.contract import Detections, Model, SegmentationModel
 from irstd.models.resize import Placement
 
@@ -163,7 +163,7 @@ class DetectionAdapter(Model):
         if batch.get("boxes") is None:
             raise InputError(f"{type(self.module).__name__} learns from boxes, and the batch has none")
         batch, _ = self.resize(self.arrived(batch))
-        check_boxes(batch)
+        batch = with_claimed_targets(batch)
         targets = []
         for boxes in batch["boxes"]:
             boxes_M4 = torch.as_tensor(np.asarray(boxes, np.float32).reshape(-1, 4), device=self.device)

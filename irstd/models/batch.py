@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from irstd.data.regions import touched
+from irstd.data.regions import claimed, touched
 from irstd.errors import InputError
 
 Batch = dict[str, Any]
@@ -44,8 +44,24 @@ def check(batch: Batch) -> None:
             raise InputError(f"size: {value.tolist()} is not within the frames' {height} x {width}")
 
 
-def check_boxes(batch: Batch) -> None:
-    """`InputError` for boxes that no frame can have, and for as many lists of them as there are not key frames."""
+def with_claimed_targets(batch: Batch) -> Batch:
+    """The batch with those boxes (and their classes) alone that count: not the ones that belong to a region to be ignored.
+
+    `InputError` for boxes that no frame can have, and for as many lists of them as there are not key frames.
+    """
+    _check_boxes(batch)
+    regions = batch.get("ignore")
+    if regions is None or not any(len(boxes_K4) for boxes_K4 in regions):
+        return batch
+    kept = [claimed(boxes, ignore) for boxes, ignore in zip(batch["boxes"], regions, strict=True)]
+    found = dict(batch)
+    for name in ("boxes", "classes"):
+        if batch.get(name) is not None:
+            found[name] = [np.asarray(each)[kept_M] for each, kept_M in zip(batch[name], kept, strict=True)]
+    return found
+
+
+def _check_boxes(batch: Batch) -> None:
     if len(batch["boxes"]) != len(batch["size"]):
         raise InputError(f"boxes of {len(batch['boxes'])} key frames came with {len(batch['size'])} frames")
     for number, (boxes_M4, (height, width)) in enumerate(zip(batch["boxes"], batch["size"].tolist(), strict=True)):

@@ -68,11 +68,11 @@ def segmentation_loss(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The weighted sum that `config` names, and its parts (detached, unweighted).
 
-    ignored_B1HW: bool, pixels of which nothing is claimed. Those that are no target pass for background found with
-    certainty: they add nothing to any loss, and no gradient comes from them.
+    ignored_B1HW: bool, pixels of which nothing is claimed. They pass for background found with certainty: they add nothing
+    to any loss, and no gradient comes from them.
     """
     if ignored_B1HW is not None:
-        logit_B1HW = logit_B1HW.masked_fill(ignored_B1HW & (mask_B1HW == 0), CERTAIN)
+        logit_B1HW, mask_B1HW = logit_B1HW.masked_fill(ignored_B1HW, CERTAIN), mask_B1HW.masked_fill(ignored_B1HW, 0)
     total = torch.zeros((), device=logit_B1HW.device)
     parts = {}
     with torch.autocast(logit_B1HW.device.type, enabled=False):

@@ -123,12 +123,14 @@ def test_masks_learn_nothing_from_a_region(folder, term):
     assert without.item() != loss.item()
 
 
-def test_a_target_in_a_region_is_still_a_target(folder):
+def test_of_a_target_in_a_region_nothing_is_learned(folder):
+    """Neither its shape nor its absence: the mask there might as well be empty."""
     (batch,) = ClipLoader(folder, "val", frames=1, batch_size=9)
     model = GGLNet(in_channels=1, width=4)
-    plain, _ = model.loss(batch | {"ignore": [np.empty((0, 4), np.float32)] * len(batch["key"])})
-    over, _ = model.loss(batch | {"ignore": [np.array([TARGET], np.float32)] * len(batch["key"])})
-    torch.testing.assert_close(over, plain)
+    batch |= {"ignore": [np.array([TARGET], np.float32)] * len(batch["key"])}
+    there, _ = model.loss(batch)
+    gone, _ = model.loss(batch | {"masks": np.zeros_like(batch["masks"])})
+    torch.testing.assert_close(there, gone, rtol=0, atol=0)
 
 
 def test_boxes_learn_nothing_from_a_region(folder):
@@ -143,7 +145,11 @@ def test_boxes_learn_nothing_from_a_region(folder):
     loss.backward()
     objectness_HW = seen[0].grad[0, 4, :3, :4]
     assert objectness_HW[2, 3] == 0 and torch.count_nonzero(objectness_HW) == 11
-    # A target in the region is asked for as ever.
-    target = [np.array([[22, 15, 5, 5]], np.float32)] * len(batch["key"])
-    model.loss(batch | {"boxes": target})[0].backward()
-    assert seen[1].grad[0, 4, 2, 3] != 0 or seen[1].grad[0, 4, :3, :4].min() < 0
+    # A target that is in the region by half of its area is no target; one that reaches into it by less is one as ever.
+    inside, beside = (np.array([[x, 16, 4, 4]], np.float32) for x in (24, 20))
+    region = [np.array([[24, 16, 4, 4]], np.float32)] * len(batch["key"])
+    losses = [
+        model.loss(batch | {"ignore": region, "boxes": [boxes] * len(batch["key"])})[1]["cells"]
+        for boxes in (inside, beside)
+    ]
+    assert losses[0] == 0 and losses[1] > 0

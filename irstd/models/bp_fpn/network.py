@@ -16,7 +16,7 @@ from torch import nn
 
 from irstd.config import DGRConfig, GILSConfig
 from irstd.errors import InputError
-from irstd.models.batch import Batch, check_boxes, finite, ignored, normalised
+from irstd.models.batch import Batch, finite, ignored, normalised, with_claimed_targets
 from irstd.models.bp_fpn.backbone import scaled, widths
 from irstd.models.bp_fpn.dgr import AuxiliaryHeads, consistency
 from irstd.models.bp_fpn.gils import ALL
@@ -187,14 +187,13 @@ class BPFPN(Model):
         """The training loss of a batch and its parts. `InputError` where the batch has no boxes, or impossible ones."""
         if batch.get("boxes") is None:
             raise InputError(f"{type(self).__name__} learns from boxes, and the batch has none")
-        classes = batch.get("classes")
-        if self.classes > 1 and classes is None:
+        if self.classes > 1 and batch.get("classes") is None:
             raise InputError(
                 f"a head of {self.classes} classes learns from the targets' classes, and the batch has none"
             )
         batch, _ = self.resize(self.arrived(batch))
-        check_boxes(batch)
-        boxes = batch["boxes"]
+        batch = with_claimed_targets(batch)
+        boxes, classes = batch["boxes"], batch.get("classes")
         frames_BTHW = normalised(batch)
         self.check(frames_BTHW)
         levels = self.levels(frames_BTHW)
