@@ -507,3 +507,18 @@ def test_a_slope_of_the_background_is_no_offset() -> None:
         frame = frame_HW.astype(np.uint16)
         meter.measure(frame, targets_in(label, HEIGHT, WIDTH), label.ignore, offsets)
     assert offsets.count >= contrast.LEAST_TARGETS and offsets.found() is None
+
+
+def test_the_frames_of_a_pair_are_on_the_page_though_no_sheet_has_them(tmp_path: Path) -> None:
+    views = [scene(seed) for seed in range(3)]
+    for name, other in (("a", 0), ("b", 1)):
+        frames = [views[other]] * 9
+        frames[4] = views[2] + (name == "b")
+        write_video(tmp_path / "source" / f"{name}.mkv", np.stack(frames))
+        (tmp_path / "source" / f"{name}.csv").write_text("frame,x,y,w,h\n0,10,12,3,3\n")
+    ingest(tmp_path / "source", "s", tmp_path / "data", tmp_path / "staging")
+    placed(tmp_path / "data", "s", {"a": "train", "b": "test"})
+    (report,) = examine(tmp_path / "data", ["s"], ShardConfig())
+    (pair,) = [f for f in report.findings if f.kind == "across-splits"]
+    assert (pair.frame, pair.also) == (4, ("b", 4))
+    assert all(each.picture(4) is not None and each.picture(8) is None for each in report.surveys)
