@@ -37,7 +37,7 @@ def curve(name: str, columns: dict[str, list], found: dict[str, Any]) -> bytes:
             axes.set_xscale("log")
             if min(xs) == 0:
                 axes.axvline(floor, color=INK, linewidth=0.6, linestyle=":")
-                axes.text(floor, -0.015, " 0", va="bottom", fontsize=8, color=INK)
+                axes.text(floor, 1.0, " 0", va="top", fontsize=8, color=INK)
             xs = [max(x, floor) for x in xs]
         elif not logarithmic:
             axes.set_xlim(-0.02, 1.02)
