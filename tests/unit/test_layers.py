@@ -108,7 +108,9 @@ def test_the_shard_stage_depends_on_what_it_computes_with():
     aside = {"doctor", "containers", "counts", "marks", "processes", "remote", "doctor.contrast"}
     wanted = {module.removeprefix("irstd.data.") for module in done.stdout.split()} - aside
     listed = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["shard"]["deps"]
-    listed = {path.removeprefix("irstd/data/").removesuffix(".py").replace("/", ".") for path in listed if path != "data"}
+    listed = {
+        path.removeprefix("irstd/data/").removesuffix(".py").replace("/", ".") for path in listed if path != "data"
+    }
     assert listed == wanted
 
 
