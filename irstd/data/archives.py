@@ -10,6 +10,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
 import re
 import shutil
 import stat
@@ -31,6 +32,7 @@ OTHERS = (".7z", ".rar", ".zst", ".lz4", ".lzma", ".gz", ".bz2", ".xz", ".iso", 
 MOST_RATIO = 200
 ALWAYS = 64 << 20  # bytes that are unpacked whatever the ratio
 MOST_MEMBERS = 1_000_000
+LONGEST_NAME = 255  # bytes, of a file or a folder
 BLOCK = 1 << 20
 _LARGEST_HEADER = 16 << 20
 _COMPRESSED: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
@@ -109,6 +111,8 @@ class _Target:
 
     def relative(self, member: str) -> PurePosixPath:
         """The path of a member below the folder; separators of Windows count as such."""
+        if not member:
+            raise self.refuse(member, "has no name: unpack it yourself, and give the folder")
         parts = member.replace("\\", "/").split("/")
         if parts[0] == "" or re.match(r"[A-Za-z]:", parts[0]):
             raise self.refuse(member, "has an absolute path: unpack it yourself, and give the folder")
@@ -116,6 +120,8 @@ class _Target:
             raise self.refuse(member, "has '..' in its path: unpack it yourself, and give the folder")
         if any(ord(letter) < 32 for letter in member):
             raise self.refuse(member, "has control characters in its name: rename it, and pack it again")
+        if any(len(os.fsencode(part)) > LONGEST_NAME for part in parts):
+            raise self.refuse(member, "has a name that is too long: rename it, and pack it again")
         return PurePosixPath(*(part for part in parts if part not in ("", ".")))
 
     def account(self, count: int) -> None:
@@ -157,7 +163,7 @@ def _unzip(path: Path, into: _Target) -> None:
                 raise into.refuse(member.filename, f"is {what}: unpack it yourself, and give the folder")
             if member.flag_bits & 1:
                 raise into.refuse(member.filename, "is encrypted: unpack it with its password, and give the folder")
-            places[index] = into.place(member.filename, is_folder=member.is_dir())
+            places[index] = into.place(member.filename, is_folder=member.filename.endswith("/"))
         for index, member in enumerate(members):
             if not member.is_dir():
                 with archive.open(member) as reader:
@@ -177,7 +183,6 @@ def _untar(path: Path, into: _Target) -> None:
                 target = into.place(member.name, is_folder=member.isdir())
                 if member.islnk():
                     _link(into, member, target)
-                tarfile.data_filter(member, str(into.folder))
                 if member.isreg():
                     counted += member.size
                     into.account(counted)

@@ -54,11 +54,11 @@ class ClipLoader:
 
     Yields dicts: "frames" uint8|uint16 [B, T, H, W] counts; "gradient" float32 [B, H, W] of the key frame, times scale;
     "offset", "scale" float32 [B]; "masks" uint8 [B, H, W] where every set has masks; "boxes" (B arrays [M, 4], xywh in
-    the pixels of the batch; a crop cuts them at its edge and drops those of which less than a quarter remains); "ignore"
-    (B arrays [K, 4], regions of which nothing is claimed); "size" int64 [B, 2] true height and width (smaller frames are
-    zero-padded bottom and right); "key": B pairs ("<set>/<sequence>", frame index); "seeds" uint64 [B]; "intensity": the B
-    rules behind offset and scale. uint8 and uint16 sets in one batch make it uint16, their counts as they are. A batch
-    owns its memory.
+    the pixels of the batch; in training cut at the edge of the frame or the crop, and dropped where less than a quarter
+    remains); "ignore" (B arrays [K, 4], regions of which nothing is claimed); "size" int64 [B, 2] true height and width
+    (smaller frames are zero-padded bottom and right); "key": B pairs ("<set>/<sequence>", frame index); "seeds" uint64 [B];
+    "intensity": the B rules behind offset and scale. uint8 and uint16 sets in one batch make it uint16, their counts as
+    they are. A batch owns its memory.
 
     Raises: InputError for a split without labelled key frames, T above the shards', more ranks than key frames, gradient
     maps other than `gradient_spec`; WorkError for tars that are missing, short or damaged.
@@ -212,8 +212,9 @@ class ClipLoader:
         height, width = clip_nHW.shape[1:]
         draws = _draws(self.seed, self.epoch, name, frame)
         top, left, h, w = 0, 0, height, width
-        if self.train and self.crop is not None:
-            top, left, h, w = self._crop(height, width, boxes_M4, draws)
+        if self.train:
+            if self.crop is not None:
+                top, left, h, w = self._crop(height, width, boxes_M4, draws)
             boxes_M4 = cut(boxes_M4, top, left, h, w)
             ignore_K4 = cut(ignore_K4, top, left, h, w, kept=0)
         clip_nHW = clip_nHW[:, top : top + h, left : left + w]

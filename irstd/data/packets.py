@@ -35,7 +35,7 @@ def changes(path: Path) -> Iterator[tuple[int, Picture, Picture]]:
     """
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
     try:
-        code = _letters(capture, cv2.CAP_PROP_FOURCC).lower()
+        code = letters(capture, cv2.CAP_PROP_FOURCC).lower()
         header, suffix = _CODECS.get(code, (None, ""))
         if header is None:
             return
@@ -73,10 +73,10 @@ def _picture(packet: bytes, suffix: str) -> Picture:
 
 def pixel_format(capture: cv2.VideoCapture) -> bytes:
     """FFmpeg's code of the decoder's pixel format; b"" where nothing is open."""
-    return _letters(capture, cv2.CAP_PROP_CODEC_PIXEL_FORMAT) if capture.isOpened() else b""
+    return letters(capture, cv2.CAP_PROP_CODEC_PIXEL_FORMAT) if capture.isOpened() else b""
 
 
-def _letters(capture: cv2.VideoCapture, what: int) -> bytes:
+def letters(capture: cv2.VideoCapture, what: int) -> bytes:
     """A code of four letters; OpenCV gives it as a number, signed where the last letter is none of ASCII."""
     return (int(capture.get(what)) & 0xFFFFFFFF).to_bytes(4, "little")
 

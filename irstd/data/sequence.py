@@ -88,6 +88,11 @@ class Sequence:
                     f"{where}: {self.source[0]} gives frames of {frame_HW.shape} {frame_HW.dtype}, recorded are "
                     f"{(self.height, self.width)} {self.dtype}: restore the recording, or ingest it with --update"
                 )
+            if count == self.frames:  # before it is looked at: labels and marks end here
+                raise WorkError(
+                    f"{where}: {self.source[0]} gives more than the {self.frames} frames that are recorded: "
+                    "restore the recording, or ingest it with --update"
+                )
             yield frame_HW
             count += 1
         if count != self.frames:

@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import stat
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -89,6 +90,19 @@ def crc_of_member(path: Path) -> Path:
     """A stored zip whose content is other than its checksum says."""
     content = zipped(path, {"a": b"good content"}, zipfile.ZIP_STORED).read_bytes()
     path.write_bytes(content.replace(b"good content", b"evil content"))
+    return path
+
+
+def nameless(path: Path) -> Path:
+    """A zip whose only member has a name of no letters."""
+    content = zipped(path, {"a": b""}, zipfile.ZIP_STORED).read_bytes()
+    central, end = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
+    first = content[:26] + b"\0\0" + content[28:30] + content[31:central]
+    second = (
+        content[central : central + 28] + b"\0\0" + content[central + 30 : central + 46] + content[central + 47 : end]
+    )
+    last = content[end : end + 12] + struct.pack("<II", len(second), len(first)) + content[end + 20 :]
+    path.write_bytes(first + second + last)
     return path
 
 
@@ -193,6 +207,10 @@ BAD: list[tuple[str, Callable[[Path], Path], str]] = [
     ("fifo.tar.xz", lambda p: tarred(p, {"x": b""}, "w:xz", special(tarfile.FIFOTYPE)), "'x' is a device or a pipe"),
     ("encrypted.zip", locked, "'a' is encrypted"),
     ("method.zip", method, "compression method is not supported"),
+    ("nameless.zip", nameless, "'' has no name"),
+    ("nameless.tar", lambda p: tarred(p, {"": b"1"}), "'' has no name"),
+    ("long.zip", lambda p: zipped(p, {"a" * 256: b"1"}), "has a name that is too long"),
+    ("long.tar", lambda p: tarred(p, {"é" * 128 + "/b": b"1"}), "has a name that is too long"),
     ("twice.tar", lambda p: tarred(p, {"a": b"1", "./a": b"2"}), "'./a' is in it twice"),
     ("twice.zip", lambda p: zipped(p, {"a/b": b"1", "a\\b": b"2"}), "is in it twice"),
     ("file-and-folder.zip", lambda p: zipped(p, {"a": b"1", "a/b": b"2"}), "is in it twice"),

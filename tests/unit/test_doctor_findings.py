@@ -23,6 +23,7 @@ from irstd.data.doctor.contrast import ContrastMeter, Offsets, targets_in
 from irstd.data.doctor.examination import examine
 from irstd.data.doctor.findings import KINDS, NOT_WAIVABLE, SEVERITIES, Finding, waive
 from irstd.data.ingest import ingest
+from irstd.errors import WorkError
 
 FRAMES, HEIGHT, WIDTH = 40, 64, 80
 EMPTY = (36, 37, 38, 39)
@@ -259,6 +260,16 @@ _BLIND = {
     "frozen-conflict",
     "no-empty-frames",
 }
+
+
+def test_a_recording_with_more_frames_than_were_ingested_is_a_finding(tmp_path: Path) -> None:
+    each = Scene()
+    found(tmp_path, each)
+    write_video(tmp_path / "data" / "s" / "a" / "a.mkv", np.concatenate([each.frames_THW] * 2))
+    (report,) = examine(tmp_path / "data", ["s"], ShardConfig())
+    assert "unreadable" in kinds(report.findings)
+    with pytest.raises(WorkError, match=f"a.mkv gives more than the {FRAMES} frames that are recorded"):
+        list(report.surveys[0].sequence.read())
 
 
 def test_masks_and_boxes_that_name_other_targets(tmp_path: Path) -> None:

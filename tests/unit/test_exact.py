@@ -20,6 +20,7 @@ from test_cptv import write as write_cptv
 
 from irstd.config import ShardConfig, SplitConfig
 from irstd.data import sequence, shards
+from irstd.data.doctor.pixels import codec_of
 from irstd.data.ingest import ingest
 from irstd.data.loader import ClipLoader
 from irstd.data.video import open_recording
@@ -130,6 +131,7 @@ def test_counts_are_equal_to_the_bit_from_recording_to_tensor(tmp_path: Path, wr
     found = sequence.load(data / "s" / "a")
     assert (found.bit_depth, found.frames, found.dtype) == (bits, len(images), str(images.dtype))
     assert (found.intensity["min"], found.intensity["max"]) == (images.min(), images.max())
+    assert codec_of(found) is None
     np.testing.assert_array_equal(np.stack(list(found.read())), images)
     sought = list(range(0, len(images), 2))
     np.testing.assert_array_equal(np.stack(open_recording(path, bits).at(sought)), images[::2])

@@ -81,6 +81,24 @@ def test_a_batch_holds_the_regions_and_moves_them_with_the_pixels(folder):
     assert seen > 0
 
 
+def test_in_training_targets_end_at_the_border_with_and_without_crops(tmp_path):
+    """Labels may reach beyond the frame (a target that comes in); networks are taught the part that is there."""
+    row = [-2.0, 5.0, 6.0, 4.0]
+    for name in "abc":
+        write_video(tmp_path / "source" / f"{name}.mkv", frames(4, *SIZE, seed=ord(name)))
+        (tmp_path / "source" / f"{name}.csv").write_text("frame,x,y,w,h\n" + f"0,{','.join(map(str, row))}\n")
+    ingest(tmp_path / "source", "mine", tmp_path / "data", tmp_path / "staging")
+    shards.build(tmp_path / "data", tmp_path / "shards", CONFIG)
+    for crop in (None, 32):
+        batches = list(ClipLoader(tmp_path / "shards", "train", frames=1, batch_size=4, crop=crop))
+        found = [box for batch in batches for boxes in batch["boxes"] for box in boxes.tolist()]
+        assert found == [[0.0, 5.0, 4.0, 4.0]]
+        for batch in batches:
+            BPFPN(frames=1, width=0.25).loss(batch)
+    (whole,) = ClipLoader(tmp_path / "shards", "val", frames=1, batch_size=4)  # what is scored is as it was labelled
+    assert [box for boxes in whole["boxes"] for box in boxes.tolist()] == [row]
+
+
 def test_a_cut_region_stays_however_little_is_left(folder):
     """A target of which less than a quarter is left is dropped; the rest of a region is still not background."""
     areas = []

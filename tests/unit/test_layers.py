@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 # Who alone may import what.
@@ -97,6 +98,20 @@ print("imported")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "imported", done.stderr
+
+
+def test_the_shard_stage_depends_on_what_it_computes_with():
+    """`dvc repro` builds again where a module changes that decides what shards hold, or what stops them."""
+    code = "import sys, irstd.data.shards; print(*(m for m in sys.modules if m.startswith('irstd.data.')))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    # Of these the build takes nothing, or only where and when it computes; statistics of counts were taken by ingest.
+    aside = {"doctor", "containers", "counts", "marks", "processes", "remote", "doctor.contrast"}
+    wanted = {module.removeprefix("irstd.data.") for module in done.stdout.split()} - aside
+    listed = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["shard"]["deps"]
+    listed = {
+        path.removeprefix("irstd/data/").removesuffix(".py").replace("/", ".") for path in listed if path != "data"
+    }
+    assert listed == wanted
 
 
 def test_help_needs_no_heavy_import():

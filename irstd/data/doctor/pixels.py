@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from irstd.data import packets
 from irstd.data.doctor.findings import Finding, many
 from irstd.data.sequence import Sequence
 from irstd.data.stills import is_still, read_still
@@ -29,6 +30,7 @@ LOSSLESS = {
     "FFV1",
     "HFYU",
     "FFVH",
+    "MJLS",
     "PNG ",
     "MPNG",
     "RAW ",
@@ -177,7 +179,7 @@ def codec_of(sequence: Sequence) -> str | None:
         return None
     capture = cv2.VideoCapture(str(sequence.folder / path), cv2.CAP_FFMPEG)
     try:
-        code = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=False).decode("latin-1")
+        code = packets.letters(capture, cv2.CAP_PROP_FOURCC).decode("latin-1")
     finally:
         capture.release()
     return None if code.upper() in LOSSLESS else code.strip("\0 ") or None
