@@ -29,8 +29,8 @@ UNSTATED = "unstated"
 class Row:
     """The numbers of one method, and all that they depend on.
 
-    values: fractions by name (see `NUMBERS`); None where not given. intervals: (low, high) of some of them, `level` being
-    their confidence. grid: "native" or the side in px. selection: how the checkpoint was chosen. images, targets: what
+    values: fractions by name (see `NUMBERS`); None where not given. intervals: (low, high) of some of them, at 95 %.
+    grid: "native" or the side in px. selection: how the checkpoint was chosen. images, targets: what
     was scored. shards: which shards were, None for published rows. reference: a training-free method whose threshold was set
     on these very frames, so that it is never marked as best.
     """
@@ -100,7 +100,7 @@ def _table(rows: list[Row]) -> Table:
     if len(shards) > 1:
         each = "; ".join(f"{row.method}: {row.shards}" for row in rows if row.shards is not None and not row.reference)
         notes.append(f"Measured on different shards, so these numbers do not rank: {each}.")
-    elif shards and any(row.shards is None for row in rows):
+    if shards and any(row.shards is None for row in rows):
         notes.append(
             f"The published list is recognised by its {first.images} images and {first.targets} targets alone: "
             "that the images are the same is not checked."

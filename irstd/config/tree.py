@@ -192,6 +192,11 @@ class TrainConfig(Section):
     def _sense(self) -> TrainConfig:
         if self.batch % self.accumulate:
             raise ValueError(f"train.batch={self.batch} does not divide into train.accumulate={self.accumulate} parts")
+        if self.compile and self.activation_checkpointing:
+            raise ValueError(
+                "train.compile=true does not go with train.activation_checkpointing=true, whose batch statistics "
+                "torch.compile cannot follow; choose one"
+            )
         if self.milestones != sorted(self.milestones) or not all(0 < share < 1 for share in self.milestones):
             raise ValueError(
                 f"train.milestones={self.milestones}: give shares of the training, rising, between 0 and 1"

@@ -46,7 +46,7 @@ def build_model(config: Config) -> Model:
     section = config.model
     model = kept_contract(foreign.make(section.network, section.arguments()), section)
     if config.train.activation_checkpointing and not model.checkpoints:
-        raise InputError(f"train.activation_checkpointing=true: {section.network} keeps its activations; leave it out")
+        raise InputError(f"train.activation_checkpointing=true: {section.name} keeps its activations; leave it out")
     model.activation_checkpointing = config.train.activation_checkpointing
     model.loss_config = config.train.loss
     model.threshold = config.evaluate.threshold

@@ -82,6 +82,9 @@ class SegmentationAdapter(SegmentationModel):
         self.feed = Feed(in_channels, stack, stride)
         self.output, self.pick, self.deep = output, pick, deep
 
+    def compiled_parts(self) -> list[nn.Module]:
+        return [self.module]
+
     def inputs(self, batch: Batch) -> tuple[torch.Tensor, None]:
         return normalised(batch), None
 
@@ -157,6 +160,9 @@ class DetectionAdapter(Model):
         super().__init__()
         self.module, self.frames, self.label = module, frames, label
         self.feed = Feed(in_channels, stack, stride)
+
+    def compiled_parts(self) -> list[nn.Module]:
+        return [self.module]
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The sum of the module's losses, and they. `InputError` where the batch has no boxes, or impossible ones."""

@@ -63,7 +63,7 @@ class Stepper:
         found = to_device(batch, self.model.device)
         found = dihedral(found, data.flips, data.quarter_turns)
         found = intensities(found, data.contrast, data.brightness)
-        operator = getattr(self.config.model, "operator", "central")
+        operator = self.config.model.stored_gradient or "central"
         found = zoomed(found, data.zoom, data.shift, operator)
         found = noisy(found, data.noise, operator)
         rate = learning_rate(train, step, self.total)

@@ -156,6 +156,12 @@ def test_other_shards_share_no_table_without_a_line():
     assert note in typeset.markdown([table]) and "do not rank" in typeset.latex([table])
 
 
+def test_other_shards_beside_a_published_list_have_both_lines():
+    rows = [row("a", shards="nuaa aaaa", iou=0.6), row("b", shards="nuaa bbbb", iou=0.7), row("theirs", shards=None)]
+    (table,) = arranged(rows)
+    assert not table.best and ["do not rank" in table.notes[0], "not checked" in table.notes[1]] == [True, True]
+
+
 def test_what_is_unstated_is_not_ranked():
     (table,) = arranged([row("a", selection="unstated", iou=0.6), row("b", selection="unstated", iou=0.7)])
     assert not table.best and "unstated" in table.notes[0]

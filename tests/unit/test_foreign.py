@@ -22,7 +22,7 @@ from irstd.errors import InputError
 from irstd.inference import package
 from irstd.inference.detector import Detector
 from irstd.models import DetectionAdapter, SegmentationAdapter, build_model
-from irstd.training import loop
+from irstd.training import loop, step
 from irstd.training.identity import identity
 from irstd.workspace import Workspace
 
@@ -382,3 +382,34 @@ Detector.load({str(folder)!r})
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.stdout.strip() == f"{expected} True", done.stderr
         assert "there is no module 'toy_irstd'; install it" in done.stderr
+
+
+# -- in a step ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("distort", ["data__noise", "data__zoom"])
+def test_new_pixels_get_the_map_of_the_operator_that_was_asked_for(toys, monkeypatch, distort):
+    """A network that is not ours has its operator in `model.gradient`."""
+    chosen = config("Plain", model__gradient="sobel", **{distort: 0.1})
+    seen = []
+    for name in ("zoomed", "noisy"):
+        own = getattr(step, name)
+
+        def spy(batch, *values, own=own):
+            seen.append(values[-1])
+            return own(batch, *values)
+
+        monkeypatch.setattr(step, name, spy)
+    stepper = step.Stepper(build_model(chosen), chosen, total=1)
+    stepper(batch() | {"seeds": np.arange(2, dtype=np.uint64)}, 0)
+    assert seen == ["sobel", "sobel"]
+
+
+@pytest.mark.parametrize("name", ["Plain", "Sided", "Boxes"])
+def test_what_is_compiled_is_what_the_loss_calls(toys, name):
+    model = build_model(config(name, model__adapter__deep=True) if name == "Sided" else config(name))
+    called = []
+    for part in model.compiled_parts():
+        part.register_forward_hook(lambda module, *_: called.append(module))
+    model.loss(batch())
+    assert called == model.compiled_parts()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from recordings import frames, write_video
 
-from irstd.config import LossConfig
+from irstd.config import DGRConfig, LossConfig
 from irstd.data import shards
 from irstd.data.augmentation import dihedral
 from irstd.data.ingest import ingest
@@ -171,3 +171,17 @@ def test_boxes_learn_nothing_from_a_region(folder):
         for boxes in (inside, beside)
     ]
     assert losses[0] == 0 and losses[1] > 0
+
+
+def test_coarse_levels_learn_nothing_from_a_region(folder):
+    """The auxiliary objectness of DGR keeps the same rule: of the cells that a region touches nothing is asked."""
+    (batch,) = ClipLoader(folder, "val", frames=1, batch_size=9)
+    batch |= {"boxes": [box[:0] for box in batch["boxes"]]}
+    model = BPFPN(frames=1, in_channels=1, width=0.125, dgr=DGRConfig(variant="auxiliary")).eval()
+    seen = []
+    model.auxiliary.a4.register_forward_hook(lambda module, inputs, raw: (raw.retain_grad(), seen.append(raw))[0])
+    for ignore, zeros in ((REGION, [(0, 0)]), ([25, 17, 1, 1], [(1, 1)])):
+        loss, _ = model.loss(batch | {"ignore": [np.array([ignore], np.float32)] * len(batch["key"])})
+        loss.backward()
+        gradient_HW = seen.pop().grad[0, 0]
+        assert [tuple(place) for place in (gradient_HW == 0).nonzero().tolist()] == zeros

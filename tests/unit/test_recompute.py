@@ -117,6 +117,12 @@ def test_it_is_no_part_of_a_runs_identity(sample_shards):
     assert identity(tiny(train__activation_checkpointing=True), manifests) == identity(tiny(), manifests)
 
 
+def test_compilation_beside_it_is_refused():
+    """torch.compile follows no statistics that are put aside: it would stop in the first step."""
+    with pytest.raises(InputError, match=r"train\.compile.*train\.activation_checkpointing.*choose one"):
+        tiny(train__activation_checkpointing=True, train__compile=True)
+
+
 def test_a_network_that_cannot_is_refused_in_one_line(monkeypatch):
     assert build_model(tiny(train__activation_checkpointing=True)).activation_checkpointing
     monkeypatch.setattr(GGLNet, "checkpoints", Model.checkpoints)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from irstd.config import DGRConfig
+from irstd.data.regions import touched
 from irstd.models.bp_fpn.pyramid import Levels
 
 EPSILON = 1e-6
@@ -45,14 +46,9 @@ def _unit(x_NCHW: torch.Tensor, epsilon: float) -> torch.Tensor:
 
 
 def foreground(boxes: Sequence[np.ndarray], shape: Sequence[int], stride: int, device: torch.device) -> torch.Tensor:
-    """Cells of `stride` px that a target's box (x, y, w, h) touches: float32 {0, 1} [B, h, w] for `shape` (h, w)."""
-    height, width = shape
-    found = np.zeros((len(boxes), height, width), np.float32)
-    for b, boxes_M4 in enumerate(boxes):
-        for x, y, w, h in np.asarray(boxes_M4, float).reshape(-1, 4):
-            rows = slice(max(0, int(y // stride)), max(0, int(np.ceil((y + h) / stride))))
-            found[b, rows, max(0, int(x // stride)) : max(0, int(np.ceil((x + w) / stride)))] = 1
-    return torch.from_numpy(found).to(device)
+    """Cells of `stride` px that a box (x, y, w, h) touches: float32 {0, 1} [B, h, w] for `shape` (h, w)."""
+    found = np.stack([touched(boxes_M4, *shape, stride) for boxes_M4 in boxes])
+    return torch.from_numpy(found).to(device, torch.float32)
 
 
 def masked_mean(value_NHW: torch.Tensor, mask: str, key_BHW: torch.Tensor) -> torch.Tensor:
@@ -135,13 +131,21 @@ class AuxiliaryHeads(nn.Module):
         super().__init__()
         self.a4, self.a5 = nn.Conv2d(channels, 1, 1), nn.Conv2d(channels, 1, 1)
 
-    def forward(self, levels: Levels, boxes: Sequence[np.ndarray]) -> torch.Tensor:
-        """Sum of the binary cross-entropy over all cells a target cell, mean of both levels. Key frames only."""
+    def forward(
+        self, levels: Levels, boxes: Sequence[np.ndarray], ignore: Sequence[np.ndarray] | None = None
+    ) -> torch.Tensor:
+        """Sum of the binary cross-entropy over all cells a target cell, mean of both levels. Key frames only.
+
+        ignore: B arrays [K, 4], regions of which nothing is claimed: their cells are asked only where a target is.
+        """
         values = []
         for head, x_NCHW, stride in ((self.a4, levels.a4, 16), (self.a5, levels.a5, 32)):
             key_BCHW = x_NCHW.view(len(boxes), -1, *x_NCHW.shape[1:])[:, -1]
             logit_BHW = head(key_BCHW)[:, 0].float()
             target_BHW = foreground(boxes, logit_BHW.shape[1:], stride, logit_BHW.device)
-            value = F.binary_cross_entropy_with_logits(logit_BHW, target_BHW, reduction="sum")
-            values.append(value / target_BHW.sum().clamp(min=1))
+            value_BHW = F.binary_cross_entropy_with_logits(logit_BHW, target_BHW, reduction="none")
+            if ignore is not None:
+                ignored_BHW = foreground(ignore, logit_BHW.shape[1:], stride, logit_BHW.device)
+                value_BHW = value_BHW * torch.maximum(target_BHW, 1 - ignored_BHW)
+            values.append(value_BHW.sum() / target_BHW.sum().clamp(min=1))
         return torch.stack(values).mean()

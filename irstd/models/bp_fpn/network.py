@@ -202,7 +202,7 @@ class BPFPN(Model):
         dgr = self.dgr_config
         if dgr.variant in ("feature", "gradient", "auxiliary"):
             if self.auxiliary is not None:
-                value = self.auxiliary(levels, boxes)
+                value = self.auxiliary(levels, boxes, batch.get("ignore"))
                 more = {"dgr": value.detach()}
             else:
                 value, more = consistency(levels, dgr, boxes, total)
