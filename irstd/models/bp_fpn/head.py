@@ -32,8 +32,7 @@ class Head(nn.Module):
     def start_at(self, prior: float) -> None:
         """Set the biases of objectness and class so that both start about the probability `prior`.
 
-        Nearly all cells are background. Where the head starts at .5, the first steps are spent on saying so, with
-        gradients that all point one way; a high learning rate then leaves features that tell nothing apart.
+        Nearly all cells are background: a head that starts at .5 spends its first steps on saying so.
         """
         for layer in (*self.obj_preds, *self.cls_preds):
             nn.init.constant_(layer.bias, -math.log((1 - prior) / prior))
