@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -61,6 +62,12 @@ def is_recording(path: Path) -> bool:
     return is_video(path) or is_still(path)
 
 
+def check_name(name: str) -> None:
+    """`InputError` for a name that FFmpeg and JSON cannot take, or that would break the lines in which it is said."""
+    if re.search(r"[\x00-\x1f\ud800-\udfff]", name):
+        raise InputError(f"{name!a}: this name is no text in UTF-8 of one line: rename it")
+
+
 def open_recording(
     path: Path, bit_depth: int | None = None, where: str | None = None, threads: int | None = None
 ) -> Recording:
@@ -85,6 +92,7 @@ class Recording:
     """
 
     def __init__(self, path: Path, bit_depth: int | None, where: str, threads: int | None = None) -> None:
+        check_name(path.name)
         self.path, self.where = path, where
         self.threads = threads or cv2.getNumThreads()
         self.fps: float | None = None

@@ -507,6 +507,15 @@ def test_masks_contradict_too(tmp_path: Path) -> None:
     assert finding.kind == "frozen-conflict" and finding.frame == 7 and finding.count == 1
 
 
+def test_a_repeat_with_a_region_of_which_nothing_is_claimed_contradicts_nothing(tmp_path: Path) -> None:
+    found(tmp_path, Scene())
+    item = sequence.load(tmp_path / "data" / "s" / "a")
+    frames = [FrameTargets(t, True, [] if t == 7 else [(9, 9, 4, 4)]) for t in range(FRAMES)]
+    assert repeats.certain(item, Annotations(frames, masks=False), {"frozen": [[7, 7]]})
+    frames[7] = FrameTargets(7, True, ignore=[(8, 8, 6, 6)])
+    assert not repeats.certain(item, Annotations(frames, masks=False), {"frozen": [[7, 7]]})
+
+
 def test_a_slope_of_the_background_is_no_offset() -> None:
     """Contrast that still rises at the farthest offset is that of something else."""
     rng = np.random.default_rng(0)

@@ -243,6 +243,16 @@ BAD: dict[str, tuple[Callable[[Path], object], dict, str]] = {
         r"^(E\.png and e\.mkv|e\.mkv and E\.png): both would be called 'e': rename one",
     ),
     "no slug": (lambda s: write_image(s / "空.png", frames(1)[0]), {}, r"^'空': no letter or digit .*: rename it"),
+    "name of bytes": (
+        lambda s: (s / "e.mkv").rename(s / os.fsdecode(b"\xfcber.mkv")),
+        {},
+        r"^'\\udcfcber\.mkv': this name is no text in UTF-8 .*: rename it",
+    ),
+    "name of two lines": (
+        lambda s: (s / "e.mkv").rename(s / "x\ny.mkv"),
+        {},
+        r"^'x\\ny\.mkv': this name is no .* of one line: rename it",
+    ),
     "change": (_change_and_new, {}, r"^s/a \(labels\): differs from what is there, .*--update"),
     "link": (lambda s: os.symlink(__file__, s / "x.mkv"), {}, r"^x\.mkv: is a link that leaves"),
     "link to a folder": (lambda s: os.symlink("/", s / "x"), {}, r"^x: is a link that leaves .*: copy the file in, or"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import struct
 import subprocess
 import sys
@@ -44,6 +45,14 @@ def test_ffv1_is_exact(tmp_path: Path, bits: int, declared: int | None, dtype: s
     np.testing.assert_array_equal(np.stack(found), images)
     assert recording.grey_rule == "none"
     np.testing.assert_array_equal(np.stack(list(recording.frames())), images)  # a second pass
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """FFmpeg would take it for no name at all, and the process would end."""
+    name = os.fsdecode(b"\xfcber.mkv")
+    write_video(tmp_path / "a.mkv", frames(2)).rename(tmp_path / name)
+    with pytest.raises(InputError, match=r"'\\udcfcber\.mkv': this name is no text in UTF-8 of one line: rename it"):
+        open_recording(tmp_path / name)
 
 
 def test_a_pixel_format_that_would_lose_counts_is_refused(tmp_path: Path) -> None:

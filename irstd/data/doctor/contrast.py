@@ -16,8 +16,8 @@ import numpy as np
 
 from irstd.data import rle
 from irstd.data.annotations import FrameTargets
+from irstd.data.contrast import RING, edges_of
 
-RING = 20  # px
 REACH = 4  # px: offsets that are tried, each way; the best has to lie within, or it is a slope of the background
 LARGEST = 40  # px a side: of larger targets an offset of REACH says nothing
 VISIBLE = 1.0  # SCR somewhere within REACH, or there is nothing to judge by
@@ -50,19 +50,12 @@ def targets_in(frame: FrameTargets, height: int, width: int) -> list[Target]:
     if frame.mask is not None and len(frame.mask) > 1:
         return [*_components(rle.decode(frame.mask, height, width))]
     if len(frame.boxes):
-        edges_N4 = np.concatenate([frame.boxes[:, :2], frame.boxes[:, :2] + frame.boxes[:, 2:]], axis=1)
-        sizes = (frame.boxes[:, 2] * frame.boxes[:, 3]).tolist()
-        centres_N2 = frame.boxes[:, :2] + frame.boxes[:, 2:] / 2
-    else:
-        edges_N4 = np.concatenate([frame.points, frame.points + 1], axis=1)
-        sizes, centres_N2 = [math.nan] * len(frame.points), frame.points + 0.5
-    first_N4 = np.ceil(edges_N4 - 0.5).astype(int)  # the pixels whose centres lie between the edges
+        boxes, sizes = frame.boxes, (frame.boxes[:, 2] * frame.boxes[:, 3]).tolist()
+    else:  # the pixel that a point names
+        boxes = np.concatenate([frame.points, np.ones_like(frame.points)], axis=1)
+        sizes = [math.nan] * len(frame.points)
     found = []
-    for (left, top, right, bottom), (x, y), size in zip(first_N4.tolist(), centres_N2.tolist(), sizes, strict=True):
-        if left >= right:  # between two centres
-            left, right = math.floor(x), math.floor(x) + 1
-        if top >= bottom:
-            top, bottom = math.floor(y), math.floor(y) + 1
+    for (left, top, right, bottom), size in zip(map(edges_of, boxes), sizes, strict=True):
         left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
         if left < right and top < bottom:
             found.append(Target(left, top, right, bottom, size))

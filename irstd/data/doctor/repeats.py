@@ -54,11 +54,12 @@ def flat_targets(sequence: Sequence, annotations: Annotations, marks: Runs) -> I
 def frozen_conflict(sequence: Sequence, annotations: Annotations, marks: Runs) -> Iterator[Finding]:
     """Repeats whose targets are others than in the frame that they repeat: one of the two is wrong.
 
-    Labels that were interpolated move by less than a hit is wide; that is left alone.
+    Labels that were interpolated move by less than a hit is wide; that is left alone, and so are frames with ignore boxes:
+    a target may lie in one of them.
     """
     found = []
     for first, last in _without(marks.get("frozen", []), marks.get("flat", [])):
-        labelled = [f for f in annotations.frames[max(0, first - 1) : last + 1] if f.labelled]
+        labelled = [f for f in annotations.frames[max(0, first - 1) : last + 1] if f.labelled and not len(f.ignore)]
         found += [frame.index for frame in labelled[1:] if not _same(labelled[0], frame)]
     if found:
         message = f"{many(len(found), 'frame')} equal to the one before byte for byte, with other targets"

@@ -15,7 +15,7 @@ from irstd.data.annotations import Annotations
 from irstd.data.raw import Layout, is_raw
 from irstd.data.sidecar import SIDECAR, Options
 from irstd.data.stills import is_still
-from irstd.data.video import is_video
+from irstd.data.video import check_name, is_video
 from irstd.errors import InputError
 
 _SKIPPED = {"__MACOSX", "Thumbs.db", "desktop.ini"}
@@ -94,13 +94,14 @@ class Listing:
 def scan(source: Path) -> Listing:
     """List a source: a folder, or one recording (with the sidecars beside it).
 
-    `InputError` where it is missing or a link leaves it.
+    `InputError` where it is missing, a link leaves it, or a name is no text.
     """
     if source.is_file():
         if not (is_video(source) or is_raw(source) or is_still(source)):
             raise InputError(
                 f"{source.name}: not a recording: give a video (mkv, mp4, avi, mov, cptv, raw), an image, or a folder"
             )
+        check_name(source.name)
         beside = [source.stem + ending for ending in (".csv", ".yaml", ".annotations.json")]
         names = [source.name, *(name for name in [*beside, SIDECAR] if (source.parent / name).is_file())]
         return Listing(source.parent, tuple(PurePosixPath(name) for name in dict.fromkeys(names)))
@@ -113,6 +114,7 @@ def scan(source: Path) -> Listing:
         at = Path(folder)
         for path in (at / name for name in folders + files if not _hidden(name)):
             shown = path.relative_to(root)
+            check_name(shown.as_posix())
             if path.is_symlink() and not path.resolve().is_relative_to(root):
                 raise InputError(f"{shown}: is a link that leaves {source}: copy the file in, or remove the link")
             if path.is_symlink() and not path.exists():
