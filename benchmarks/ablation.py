@@ -170,7 +170,7 @@ def start_alike(run: Run) -> None:
     torch.manual_seed(run.config.train.seed)
     left = run.model.load_state_dict(build_model(plain).state_dict(), strict=False)
     assert not left.unexpected_keys and all(name.startswith("backbone.gils.") for name in left.missing_keys)
-    run.average = AveragedWeights(run.model, run.config.train.ema)
+    run.stepper.average = AveragedWeights(run.model, run.config.train.ema)
     torch.manual_seed(run.config.train.seed + 1)
 
 

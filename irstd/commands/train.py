@@ -107,6 +107,11 @@ def prepare(config: Config, shards: str | Path) -> Job:
     loaders = [loader_for(config, shards, "train", manifests, batch_size=config.train.batch)]
     if sum(m.count("val", "labelled") for m in manifests):
         loaders.append(loader_for(config, shards, "val", manifests, batch_size=1))
+    elif config.train.patience:
+        raise InputError(
+            f"train.patience={config.train.patience}: the chosen sets have no labelled key frame in the split 'val' to get "
+            "better on; leave it out"
+        )
     for loader in loaders:
         if config.model.task == "segmentation" and not loader.masks:
             raise InputError(

@@ -254,6 +254,14 @@ class ForeignConfig(Network):
             raise ValueError(f"options are numbers, strings, lists and mappings as JSON has them ({error})") from None
         return given
 
+    @model_validator(mode="after")
+    def _sense(self) -> ForeignConfig:
+        idle = {"segmentation": {"label"}, "detection": {"output", "pick", "deep"}}[self.task]
+        for name in _changed(self.adapter):
+            if name in idle:
+                raise ValueError(f"adapter.{name} decides nothing of {self.task}; remove it, or set task")
+        return self
+
     @property
     def slug(self) -> str:
         """The class's name in small letters."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from irstd.config.networks import GGLNetConfig, ModelConfig, Section
+from irstd.config.networks import BPFPNConfig, GGLNetConfig, ModelConfig, Section
 from irstd.config.waivers import Waiver
 
 
@@ -248,6 +248,16 @@ class Config(Section):
             )
         if task == "detection" and measured.grid is not None:
             raise ValueError(f"evaluate.grid={measured.grid} is for masks; boxes are scored in the frame's own pixels")
+        return self
+
+    @model_validator(mode="after")
+    def _compiles(self) -> Config:
+        model = self.model
+        if self.train.compile and isinstance(model, BPFPNConfig) and model.bp and model.dgr.variant == "gradient":
+            raise ValueError(
+                "train.compile=true does not go with model.dgr.variant=gradient, whose second backward pass torch.compile "
+                "has not; choose one"
+            )
         return self
 
     @property

@@ -29,7 +29,7 @@ from irstd.models.contract import load_weights, memory_format, state
 from irstd.training import checkpoint as checkpoints
 from irstd.training.evaluation import REPORTED, gathered, measure, reported
 from irstd.training.identity import identity
-from irstd.training.optimizer import learning_rate
+from irstd.training.optimizer import AveragedWeights, learning_rate
 from irstd.training.start import start_from
 from irstd.training.step import Stepper
 
@@ -108,7 +108,6 @@ class Run:
         self.steps_per_epoch = len(self.loader)
         self.total = self.steps_per_epoch * train.epochs
         self.stepper = Stepper(self.model, config, self.total)
-        self.optimizer, self.average = self.stepper.optimizer, self.stepper.average
         self.step, self.epoch, self.seconds = 0, 0, 0.0
         self._clock: Callable[[], float] = lambda: self.seconds
         self.history: list[dict[str, Any]] = []
@@ -117,6 +116,14 @@ class Run:
         self.best_weights: dict[str, torch.Tensor] = {}
         # What differs between ranks starts here: the model above is the same on all.
         torch.manual_seed(train.seed * 1009 + self.rank + 1)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self.stepper.optimizer
+
+    @property
+    def average(self) -> AveragedWeights | None:
+        return self.stepper.average
 
     # -- going on ------------------------------------------------------------------------------------------------
 

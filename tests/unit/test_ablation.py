@@ -61,6 +61,14 @@ def test_shortcuts_of_one_seed_start_alike_too(shards, arm):
     assert own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
 
 
+def test_what_is_measured_are_the_averaged_weights_of_the_run(shards):
+    run = started(shards, "host")
+    before = {name: value.clone() for name, value in run.average.values.items()}
+    run.stepper(next(iter(run.loader)), 0)
+    assert run.average.updates == 1
+    assert not all(torch.equal(value, before[name]) for name, value in run.average.values.items())
+
+
 def test_every_parameter_is_watched_once(shards):
     run = started(shards, "both")
     watch = Watch(run)

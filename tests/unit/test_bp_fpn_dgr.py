@@ -429,3 +429,10 @@ def test_a_combination_that_makes_no_sense_is_refused_with_the_reason(options, w
     with pytest.raises(InputError, match=words) as caught:
         configuration.load(overrides={f"model.dgr.{k}": v for k, v in options.items()}, model="bp-fpn")
     assert "\n" not in str(caught.value)
+
+
+def test_gradients_of_gradients_are_not_compiled():
+    """torch.compile has no second backward pass: such a run would stop in its first step."""
+    with pytest.raises(InputError, match=r"train\.compile=true.*model\.dgr\.variant=gradient"):
+        configuration.load(overrides={"train.compile": True, "model.dgr.variant": "gradient"}, model="bp-fpn")
+    assert configuration.load(overrides={"train.compile": True}, model="bp-fpn").train.compile

@@ -384,6 +384,13 @@ Detector.load({str(folder)!r})
         assert "there is no module 'toy_irstd'; install it" in done.stderr
 
 
+@pytest.mark.parametrize("name, more", [("Plain", {"label": 2}), ("Boxes", {"deep": True}), ("Boxes", {"pick": 0})])
+def test_an_adapters_option_of_the_other_task_is_refused(toys, name, more):
+    (option,) = more
+    with pytest.raises(InputError, match=rf"adapter\.{option} decides nothing"):
+        config(name, **{f"model__adapter__{option}": more[option]})
+
+
 # -- in a step ----------------------------------------------------------------------------------------------------
 
 

@@ -14,12 +14,15 @@ from runs import Keeper
 from safetensors.torch import load_file, save_file
 
 from irstd import config as configuration
+from irstd.commands.train import prepare
+from irstd.data import shards
 from irstd.data.manifest import read_all
 from irstd.errors import InputError, WorkError
 from irstd.foreign import tree
 from irstd.training import checkpoint, loop, optimizer
 from irstd.training import identity as identity_module
 from irstd.training.identity import COMPUTES, code_hash, identity
+from tests.conftest import CONFIG
 
 TINY = {
     "model.width": 4,
@@ -298,3 +301,14 @@ def test_a_bad_loss_names_step_and_key_frames(sample_shards):
     with pytest.raises(WorkError) as raised:
         run.stepper(batch, 6)
     assert "step 7" in str(raised.value) and all(name in str(raised.value) for name in names)
+
+
+def test_patience_without_a_val_split_is_refused(sample_data, tmp_path):
+    """It would wait for ever."""
+    shutil.copytree(sample_data, tmp_path / "data")
+    given = tmp_path / "data" / "sample" / "splits.json"
+    given.write_text(given.read_text().replace(': "val"', ': "train"'))
+    shards.build(tmp_path / "data", tmp_path / "shards", CONFIG)
+    assert prepare(tiny(), tmp_path / "shards").name
+    with pytest.raises(InputError, match=r"train\.patience=2.*split 'val'"):
+        prepare(tiny(train__patience=2), tmp_path / "shards")
