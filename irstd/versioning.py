@@ -42,26 +42,31 @@ def dvc(workspace: Workspace, *arguments: str, show: Show | None = None) -> str:
 
     `show` is given each line as it comes.
     """
-    process = subprocess.Popen(
+    lines = []
+    with subprocess.Popen(
         [sys.executable, "-m", "dvc", *arguments],
         cwd=workspace.root,
         env=_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line.rstrip())
-        if show:
-            show(lines[-1])
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            if show:
+                show(lines[-1])
     output = "\n".join(lines)
-    if process.wait():
+    if process.returncode:
         said = [line.removeprefix("irstd: ") for line in lines if line.startswith("irstd: ")]
         if said:
             raise (InputError if re.search(r"exited with 2\b", output) else WorkError)(said[-1])
         errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+        if errors and "YAML file structure is corrupted" in errors[0]:
+            at = re.findall(r"line \d+, column \d+", output)[-1:]
+            raise InputError(
+                f"{' '.join([errors[0], *at])}: DVC reads YAML 1.2: quotes around texts within [] that have a colon"
+            )
         raise WorkError(f"dvc {' '.join(arguments)}: {(errors or lines or ['failed'])[0]}")
     return output
 

@@ -126,5 +126,5 @@ def _push(workspace: Workspace, remote: str | None) -> None:
 def _pair(text: str) -> tuple[str, str]:
     name, slash, sequence = text.partition("/")
     if not slash or not name or not sequence:
-        raise InputError(f"--remove {text!r}: write SET/SEQUENCE; irstd list data shows them")
+        raise InputError(f"--remove {text!r}: write SET/SEQUENCE: sequences are the folders in data/SET/")
     return name, sequence

@@ -122,7 +122,12 @@ def load(
             origin[path] = where
 
     if root is not None and (root / "params.yaml").is_file():
-        merge(flatten(read_yaml(root / "params.yaml"), "params.yaml"), "params.yaml")
+        found = read_yaml(root / "params.yaml")
+        for key in found:
+            section, dot, rest = str(key).partition(".")
+            if dot and section == "shard":  # the section that dvc.yaml names: what lies elsewhere would rebuild nothing
+                raise InputError(f"params.yaml: {key}: DVC would not see it there: write {rest}: under {section}:")
+        merge(flatten(found, "params.yaml"), "params.yaml")
     if recipe is not None:
         merge(flatten(read_yaml(recipe), str(recipe)), str(recipe))
     if model is not None:

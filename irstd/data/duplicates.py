@@ -62,8 +62,8 @@ def check(
         a, b = refused[0]["sequences"]
         raise InputError(
             f"set {name}: {_say(refused[0])} show the same{more}: ingest them as one group under another --name "
-            f"(--group-by, or group: in a sidecar), or accept it with shard.split.allow_duplicates=[{name}/{a}+{b}] "
-            f"([{name}] accepts all of the set)"
+            f"(--group-by, or group: in a sidecar), or accept it with allow_duplicates: [{name}/{a}+{b}] "
+            f"([{name}]: all of the set) in params.yaml, under shard: and split:"
         )
     if rest:
         why = "its published list" if published else "its splits"

@@ -118,7 +118,8 @@ def remove(data: Path, set: str, name: str) -> None:
     """
     names = [each.name for each in sequence.sequences(data, set)]
     if name not in names:
-        raise InputError(f"no sequence {name!r} in the set {set}{nearest(name, names)}; see `irstd list data`")
+        near = nearest(name, names)
+        raise InputError(f"no sequence {name!r} in the set {set}{near}: its sequences are the folders in data/{set}/")
     sweep(data)
     gone = data / set if names == [name] else data / set / name
     aside = gone.with_name(f".{gone.name}.removed")

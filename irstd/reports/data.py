@@ -161,16 +161,31 @@ def _picture(picture: Picture, id: str | None, each: Survey) -> dict[str, Any]:
         "label": f"{each.sequence.name} frame {picture.frame}",
         "caption": caption,
         # Cut-outs are large enough to show the label as it is.
-        "boxes": _rounded(picture.drawn.boxes, 0.0 if picture.caption else ROOM),
-        "ignore": _rounded(picture.drawn.ignore, 0.0),
+        "boxes": _rounded(picture.drawn.boxes if picture.caption else _around(picture)),
+        "ignore": _rounded(picture.drawn.ignore),
         "points": [(round(x, 1), round(y, 1), DOT) for x, y in picture.drawn.points],
     }
 
 
-def _rounded(boxes: Iterable[list[float]], room: float) -> list[tuple[float, ...]]:
-    return [
-        (round(x - room, 1), round(y - room, 1), round(w + 2 * room, 1), round(h + 2 * room, 1)) for x, y, w, h in boxes
-    ]
+def _around(picture: Picture) -> list[list[float]]:
+    """The boxes with `ROOM` around them; sides that lie in the picture stay there, to be seen (a box over the whole frame)."""
+    found = []
+    for x, y, w, h in picture.drawn.boxes:
+        left, right = _sides(x, x + w, picture.width)
+        top, bottom = _sides(y, y + h, picture.height)
+        found.append([left, top, right - left, bottom - top])
+    return found
+
+
+def _sides(low: float, high: float, size: int) -> tuple[float, float]:
+    return (
+        max(low - ROOM, 1.0) if low >= 0 else low - ROOM,
+        min(high + ROOM, size - 1.0) if high <= size else high + ROOM,
+    )
+
+
+def _rounded(boxes: Iterable[list[float]]) -> list[tuple[float, ...]]:
+    return [tuple(round(value, 1) for value in box) for box in boxes]
 
 
 def _charts(surveys: list[Survey]) -> list[Histogram]:

@@ -18,6 +18,15 @@ def test_layers_go_over_each_other(tmp_path):
     assert found.data.sets == ["a", "b"]
 
 
+def test_dotted_keys_of_shard_in_params_are_refused_since_dvc_does_not_see_them(tmp_path):
+    (tmp_path / "params.yaml").write_text("shard.frames: 3\n")
+    with pytest.raises(InputError, match=r"^params.yaml: shard.frames: .* write frames: under shard:$"):
+        config.load(tmp_path)
+    (tmp_path / "params.yaml").write_text("shard: {split.by: block}\ntrain.epochs: 7\n")
+    found = config.load(tmp_path)
+    assert (found.shard.split.by, found.train.epochs) == ("block", 7)
+
+
 @pytest.mark.parametrize(
     ("pair", "words"),
     [

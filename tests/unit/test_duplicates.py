@@ -101,7 +101,7 @@ def test_our_splits_refuse_a_near_duplicate_and_name_it(data: Path, tmp_path: Pa
     text = str(refused.value)
     assert text.startswith("set mine: ") and "\n" not in text
     assert "c (frame 0, test)" in text and "(frame 0, train)" in text and "and 1 more pairs" in text
-    assert "--group-by" in text and "shard.split.allow_duplicates=[mine/" in text
+    assert "--group-by" in text and "allow_duplicates: [mine/" in text and "params.yaml" in text
     assert not (tmp_path / "shards").exists()
 
 

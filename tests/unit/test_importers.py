@@ -110,7 +110,7 @@ def test_bad_sidecars(tmp_path: Path, text: str, says: str) -> None:
         ("", "no column 'frame' in its first line: expected frame,x,y,w,h,class"),
         ("frame,x,y,w\n", "no column 'h'"),
         ("frame,x,y,w,h,clas\n", r"unknown column 'clas' \(did you mean 'class'\?\)"),
-        ("frame;x;y;w;h\n", "unknown column"),
+        ("frame;x;y;w;h\n", "separated by ';': save it with commas"),
         ("frame,x,y,w,h\n1,2,3\n", "line 2 has 3 columns, its header 5"),
         ("frame,x,y,w,h\n1.5,2,3,4,5\n", "line 2: frame is '1.5': give a whole number"),
         ("frame,x,y,w,h\n-1,2,3,4,5\n", "line 2: frame is -1: frames are counted from 0"),

@@ -384,7 +384,8 @@ def test_remove(tmp_path: Path, run: Callable[..., IngestReport]) -> None:
     assert [each.name for each in sequence.sequences(tmp_path / "data", "s")] == ["a", "c", "d"]
     assert run(source).added == ["b"] and splits.read(tmp_path / "data" / "s") == given
     with pytest.raises(
-        InputError, match=r"^no sequence 'aa' in the set s \(did you mean 'a'\?\); see `irstd list data`"
+        InputError,
+        match=r"^no sequence 'aa' in the set s \(did you mean 'a'\?\): its sequences are the folders in data/s/",
     ):
         remove(tmp_path / "data", "s", "aa")
     for other in ("t", "../data/s", "."):

@@ -19,10 +19,11 @@ from test_doctor_stops import HARMS
 from irstd.commands import doctor
 from irstd.config import ShardConfig
 from irstd.data.doctor.examination import SetReport, examine
+from irstd.data.doctor.pictures import Drawn, Picture
 from irstd.data.ingest import ingest
 from irstd.data.stretch import Following, range_of, stretch
 from irstd.errors import InputError
-from irstd.reports.data import data_page
+from irstd.reports.data import _around, data_page
 from irstd.reports.page import TEMPLATES, Histogram, render
 from irstd.workspace import Workspace
 
@@ -84,6 +85,12 @@ def test_every_link_leads_to_its_picture(reports: list[SetReport]) -> None:
             if finding.frame is not None:
                 index = [s.sequence.name for s in report.surveys].index(finding.sequence)
                 assert f"#s{number}-{index}-{finding.frame}" in page.links, finding
+
+
+def test_boxes_at_the_border_are_drawn_where_they_can_be_seen() -> None:
+    boxes = [[0, 0, 64, 48], [10, 10, 2, 3], [62, 0, 2, 2], [-1, 46, 3, 3]]
+    picture = Picture(0, "png", b"", 64, 48, Drawn([*map(list, boxes)]))
+    assert _around(picture) == [[1, 1, 62, 46], [8, 8, 6, 7], [60, 1, 3, 3], [-3, 44, 7, 7]]
 
 
 def test_the_page_is_whole_in_itself(reports: list[SetReport]) -> None:

@@ -33,7 +33,8 @@ def check(name: str, sequences: Iterable[Sequence], waivers: tuple[Waiver, ...],
         more = f" (and {len(stopping) - 1} more: irstd doctor data {name} shows all)" if len(stopping) > 1 else ""
         raise InputError(
             f"{first.place}: {first.message}{more}: {first.remedy}, and ingest it with --update, or accept it with "
-            f"shard.waive=[{name}/{first.sequence}:{first.kind}] in params.yaml ([{name}:{first.kind}]: all of the set)"
+            f'waive: ["{name}/{first.sequence}:{first.kind}"] under shard: in params.yaml ("{name}:{first.kind}": all of '
+            "the set)"
         )
     waived = Counter(finding.kind for finding in findings if finding.waived)
     for kind, count in waived.items():

@@ -14,7 +14,6 @@ from irstd.data.sequence import Sequence
 from irstd.errors import InputError
 
 NAME = "mot"
-FPS = 25  # stated where the recording has none: the file needs one
 
 
 def place(item: Item, frame: int) -> PurePosixPath | None:
@@ -74,8 +73,9 @@ def _folder(item: Item) -> PurePosixPath:
 
 
 def _info(sequence: Sequence) -> str:
-    rate = decimal(sequence.fps or FPS)
+    # No rate is made up: numbers by the hour would come of it. TrackEval reads the length alone.
+    rate = f"frameRate={decimal(sequence.fps)}\n" if sequence.fps else ""
     return (
-        f"[Sequence]\nname={sequence.name}\nimDir=img1\nframeRate={rate}\nseqLength={sequence.frames}\n"
+        f"[Sequence]\nname={sequence.name}\nimDir=img1\n{rate}seqLength={sequence.frames}\n"
         f"imWidth={sequence.width}\nimHeight={sequence.height}\nimExt=.png\n"
     )

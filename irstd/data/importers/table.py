@@ -87,6 +87,8 @@ def read_table(path: Path, where: str, origin: float = 0.0, names: Sequence[str]
 def _columns(header: list[str], where: str, files: bool) -> tuple[str, ...]:
     """The columns of coordinates: x, y, w, h, or x, y. `InputError` where the header is of no table."""
     known = (*BOX, *OPTIONAL, "file") if files else (*BOX, *OPTIONAL)
+    if len(header) == 1 and ";" in header[0]:
+        raise InputError(f"{where}: columns are separated by ';': save it with commas, and decimal points")
     for name in header:
         if name not in known:
             raise InputError(f"{where}: unknown column {name!r}{nearest(name, known)}: expected {','.join(KNOWN)}")
