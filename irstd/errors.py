@@ -29,7 +29,7 @@ class WorkError(IrstdError, RuntimeError):
     status = 1
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """ " (did you mean 'x'?)" for the known name nearest to `name`, or an empty string."""
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """ " (did you mean 'x'?)" for the known name nearest to `name`, `prefix` before it, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return f" (did you mean {prefix + close[0]!r}?)" if close else ""

@@ -79,6 +79,11 @@ def run(
         raise InputError(
             f"the split {split!r} of {', '.join(m.set for m in manifests)} has no masks to score maps against"
         )
+    if threshold is not None and not 0 <= threshold < (1 if given.maps is not None else float("inf")):
+        raise InputError(
+            f"--threshold {threshold:g}: a pixel is predicted above the threshold, a box at least at it: give 0 or more, and "
+            "for maps less than 1"
+        )
     scored = protocols(given, manifests)
     point = None
     if fa is not None:  # first of all: where it cannot be told, nothing else is waited for

@@ -96,7 +96,7 @@ def _cells(table: Table, bold, escape=str) -> list[list[str]]:
             text = escape(_number(row, name))
             line.append(bold(text) if index in table.best.get(name, ()) else text)
         shards = f"shards {row.shards}" if row.shards else ""
-        line += ["-" if row.threshold is None else f"{row.threshold:.4g}", escape(row.source or shards)]
+        line += ["-" if row.threshold is None else f"{row.threshold + 0.0:.4g}", escape(row.source or shards)]
         found.append(line)
     return found
 

@@ -48,7 +48,19 @@ def check_path(path: str, where: str) -> None:
         raise InputError(f"{where}: {path} names no option; write {OPTIONS}.NAME=VALUE, and {{a: 1}} for a mapping")
     if path == OPTIONS or any(name.startswith(path + ".") for name in known):
         raise InputError(f"{where}: {path} is a section, not a value; write {path}.<name>=<value>")
-    raise InputError(f"{where}: unknown key {path!r}{nearest(path, known)}")
+    raise InputError(f"{where}: unknown key {path!r}{_nearest_path(path, known)}")
+
+
+def _nearest_path(path: str, known: Iterable[str]) -> str:
+    """`nearest` by the last part of `path`: within its section, since all names there begin alike and so look alike."""
+    section, _, name = path.rpartition(".")
+    elsewhere = [other for other in known if other.rpartition(".")[2] == name]
+    if elsewhere:
+        return nearest(elsewhere[0], elsewhere)
+    here = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == section]
+    if not section or not here:
+        return nearest(path, known)
+    return nearest(name, here, f"{section}.")
 
 
 def flatten(tree: Mapping[str, Any], where: str, prefix: str = "") -> dict[str, Any]:

@@ -27,8 +27,17 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path}: cannot be read as tensors alone ({first}); save its weights alone") from None
+        # What torch says of a pickle of other things is advice to trust it.
+        other = isinstance(error, pickle.UnpicklingError)
+        why = (
+            "it holds other objects, or is no file of torch.save"
+            if other
+            else (str(error).strip() or type(error).__name__)
+        )
+        raise InputError(
+            f"{path}: cannot be read as tensors alone ({why.splitlines()[0]}); save its weights alone, as "
+            "torch.save(network.state_dict(), FILE) does"
+        ) from None
     for name in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]

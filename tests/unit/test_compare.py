@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -288,3 +289,8 @@ def test_bad_usage_is_one_line(workspace, tmp_path, monkeypatch, capsys, argumen
     assert irstd(["compare", *filled]) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
+
+
+def test_a_threshold_of_negative_zero_has_no_sign():
+    text = typeset.markdown(arranged([dataclasses.replace(row("a"), threshold=-0.0)]))
+    assert "| 0 " in text and "-0" not in text.replace("---", "").replace("1e-6", "")

@@ -33,6 +33,8 @@ def test_dotted_keys_of_shard_in_params_are_refused_since_dvc_does_not_see_them(
         ("train.epochs=ten", ["train.epochs=ten", "integer"]),
         ("train.epoch=3", ["unknown key", "train.epochs"]),
         ("trian.lr=3", ["unknown key"]),
+        ("train.zoom=.2", ["did you mean 'data.zoom'"]),
+        ("train.checkpoint=true", ["did you mean 'train.activation_checkpointing'"]),
         ("train=3", ["section"]),
         ("train.lr", ["key=value"]),
         ("train.lr=-1", ["train.lr", "greater than 0"]),
@@ -83,6 +85,12 @@ def test_yaml_numbers_without_a_dot_are_numbers():
 def test_a_loss_needs_a_weight():
     with pytest.raises(InputError, match="every loss weight is 0"):
         config.load(overrides={"train.loss.soft_iou": 0, "train.loss.bce": 0})
+
+
+def test_a_key_that_is_like_no_other_gets_no_name():
+    with pytest.raises(InputError, match="unknown key") as caught:
+        config.load(overrides=config.parse_overrides(["train.learning_rate=.1"]))
+    assert "did you mean" not in str(caught.value)
 
 
 def test_unknown_model_gets_the_nearest_name():

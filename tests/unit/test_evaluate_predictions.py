@@ -312,6 +312,8 @@ def test_stills_by_the_names_of_their_images(tmp_path):
         (["--predictions", "{place}", "--split", "train"], "no prediction for"),
         (["--predictions", "{place}/none"], "no such file or folder"),
         (["--predictions", "{place}", "--baselines", "top-hut"], "did you mean 'top-hat'"),
+        (["--predictions", "{place}", "--threshold", "1"], "--threshold 1: a pixel is predicted above the threshold"),
+        (["--predictions", "{place}", "--threshold", "nan"], "--threshold nan: "),
         ([], "nothing to evaluate"),
         (["package", "--threshold", ".3"], "--threshold: is of --predictions"),
     ],

@@ -268,6 +268,7 @@ def test_an_imported_package_is_scored(workspace, tmp_path, sample_shards, capsy
         ("lacking", [], r"is not whole, it lacks lcl1\.layer1\.0"),
         ("shape", [], r"of another shape are head\.0\.weight \[8, 9, 1, 1\] for \[8, 8, 1, 1\]"),
         ("rubbish", [], "cannot be read as tensors alone"),
+        ("module", [], r"tensors alone \(it holds other objects.*\); save its weights alone"),
         (None, [], "no such file"),
         ("whole", ["train.lr=1"], "decides nothing for weights that are there"),
     ],
@@ -279,6 +280,8 @@ def test_a_wrong_file_is_one_line(workspace, tmp_path, content, arguments, words
         tensors = {k: v for k, v in tensors.items() if not k.startswith("lcl1.layer1.0")}
     elif content == "shape":
         tensors["layer.0.weight"] = torch.ones(8, 9, 1, 1)
+    elif content == "module":
+        tensors = torch.nn.Linear(1, 1)
     elif isinstance(content, dict):
         tensors = content
     if content == "rubbish":

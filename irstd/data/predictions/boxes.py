@@ -52,7 +52,10 @@ def coco(
     found, extra = names.resolve(PurePosixPath(image) for image in rows)
     given = {key: rows[str(image)] for key, image in found.items()}
     if rows and not given:
-        raise InputError(f"{path}: no image_id is of a frame of this split ({some(extra)})")
+        raise InputError(
+            f"{path}: no image_id is of a frame of this split ({some(extra)}): write <sequence>/<frame>.png, or choose "
+            "another split with --split"
+        )
     return {key: _arrays(given.get(key, []), str(path)) for key in names.keys}, extra
 
 
