@@ -58,7 +58,9 @@ def evaluation(workspace: Workspace, what: str, split: str) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{path}: not readable as JSON ({error}): evaluate again") from None
+            raise InputError(
+                f"{path}: is no evaluation ({error}): name a file that irstd evaluate --out wrote"
+            ) from None
     return logged(workspace, what, split)
 
 

@@ -262,7 +262,7 @@ def compared(
 
 def comparable(row: dict[str, Any]) -> bool:
     """Whether so few pixels are marked falsely that a baseline at that rate says anything."""
-    return row["fa"] * row["pixels"] <= COMPARABLE
+    return row["fa"] is not None and row["fa"] * row["pixels"] <= COMPARABLE
 
 
 def wanted(maps: Iterable[np.ndarray], fresh: Callable[[], ClipLoader], fa: float) -> dict[str, Any]:
@@ -313,7 +313,11 @@ def show(found: dict[str, Any]) -> None:
         say(f"  {row['protocol']:<10} grid {row['grid'] or 'native':<6}  {numbers}")
     if why := first.get("withheld"):
         say(f"  {why}")
-    say(f"  intervals {why}" if (why := first.get("insufficient")) else "  in brackets: 95 % over resampled groups")
+    say(
+        f"  intervals insufficient: {why}"
+        if (why := first.get("insufficient"))
+        else "  in brackets: 95 % over resampled groups"
+    )
     for name, title in (("scr", "SCR"), ("size", "size")):
         columns = ("bin", "targets", "hits", "pd", "recall", "ap50")
         grid = found["bins"].get("grid") or "native"

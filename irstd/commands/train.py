@@ -195,7 +195,7 @@ def _execute(workspace: Workspace, job: Job, workers: int | None) -> dict[str, A
     )
     write_json(folder / "run.json", record)
     best = state["best"]
-    say(f"done: {best['chosen']} checkpoint of epoch {best['epoch']}, {numbers(job, best)}")
+    say(f"done: {best['chosen']} checkpoint of epoch {best['epoch']} (step {best['step']}), {numbers(job, best)}")
     return record
 
 

@@ -77,4 +77,4 @@ def quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 def insufficient(groups: int) -> str | None:
     """Why there are no intervals; None where there are enough groups."""
-    return None if groups >= MINIMUM else f"insufficient: {groups} groups, and intervals need {MINIMUM}"
+    return None if groups >= MINIMUM else f"{groups} groups, and intervals need {MINIMUM}"

@@ -280,8 +280,9 @@ def _leaves(found: Any) -> list[torch.Tensor]:
 
 def _described(value: Any) -> str:
     kind = type(value).__name__
+    article = "an" if kind[0] in "aeiou" else "a"
     if isinstance(value, torch.Tensor):
         return f"a tensor {list(value.shape)}"
     if isinstance(value, Mapping):
         return f"a dict of {', '.join(map(str, value)) or 'nothing'}"
-    return f"a {kind} of {len(value)}" if isinstance(value, list | tuple) else f"a {kind}"
+    return f"a {kind} of {len(value)}" if isinstance(value, list | tuple) else f"{article} {kind}"

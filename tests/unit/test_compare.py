@@ -275,7 +275,7 @@ def test_a_table_alone(workspace, capsys):
         (["--table", "dabu"], "did you mean 'daub'"),
         (["--table", "daub", "--format", "latx"], "did you mean 'latex'"),
         (["{other}"], "is no evaluation"),
-        (["{broken}"], "not readable as JSON"),
+        (["{broken}"], "is no evaluation"),
         (["--table", "daub", "--out", "{other}"], "is a file; name a folder"),
     ],
     ids=lambda v: "-".join(v) if isinstance(v, list) else "",

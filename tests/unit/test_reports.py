@@ -205,7 +205,7 @@ def test_nothing_found_and_nothing_there_can_be_written(tmp_path):
     boxes.update(("s", 0), np.zeros((0, 4)), [], np.zeros((0, 4)))
     for name, report in (("a", empty), ("b", boxes)):
         found = report.compute()
-        assert found["protocols"][0]["insufficient"].startswith("insufficient: 1 groups")
+        assert found["protocols"][0]["insufficient"].startswith("1 groups")
         assert found["protocols"][0]["intervals"] is None and found["bins"]["scr"] == []
         assert (tmp_path / name / "pr.png") in report.write(tmp_path / name, found)
 
