@@ -38,7 +38,10 @@ SHOWS = (
     "metrics/curve.py",
     "metrics/operating.py",
     "metrics/pictures.py",
-    "metrics/report.py",
+    "metrics/report/__init__.py",
+    "metrics/report/base.py",
+    "metrics/report/boxes.py",
+    "metrics/report/masks.py",
     "metrics/resampling.py",
 )
 
