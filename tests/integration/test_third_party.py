@@ -93,6 +93,7 @@ def test_it_detects_and_is_scored_without_the_package(gone, trained, tmp_path, k
         assert found["fa"] == pytest.approx(kept["fa"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_search_over_its_options(theirs, trained):
     space = {
         "model": NAME,
@@ -105,6 +106,7 @@ def test_a_search_over_its_options(theirs, trained):
     assert found["best"]["model.options.width"] in (4, 6) and found["model"] == "models:/sided/2"
 
 
+@pytest.mark.slow
 def test_boxes_of_somebody_elses_network(theirs):
     done = irstd(
         theirs, "train", "toy_irstd.nets:Boxes", "registry.name=theirs", *TINY
