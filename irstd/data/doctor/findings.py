@@ -34,7 +34,7 @@ KINDS: dict[str, Kind] = {
     "frozen-conflict": Kind(
         "bad",
         "frames are equal byte for byte, and their labels contradict each other",
-        "mark the repeated frames as unlabelled, or cut the recording there",
+        "mark the repeated frames as unlabelled (in a CSV: labelled: listed in the sidecar), or cut the recording there",
     ),
     "flat-targets": Kind(
         "bad",
