@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,7 +15,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Network(Section):
+class Network(Section, ABC):
     """What is asked of every section `model`, whatever the network."""
 
     @property
@@ -23,9 +24,9 @@ class Network(Section):
         return self.name
 
     @property
+    @abstractmethod
     def network(self) -> str:
         """`package.module:Class` of the network."""
-        raise NotImplementedError
 
     @property
     def stored_gradient(self) -> str | None:

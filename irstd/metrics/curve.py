@@ -148,13 +148,13 @@ class OperatingCurve:
             if too_few := too_few_pixels(self.pixels, rate):
                 row["insufficient"] = too_few
                 continue
-            place = int(_first_within(self.false_alarm_pixels[None], np.array([self.pixels]), rate)[0])
+            place = int(first_within(self.false_alarm_pixels[None], np.array([self.pixels]), rate)[0])
             if place == len(self.thresholds) or not self.targets:
                 continue
             row |= {"threshold": float(self.thresholds[place]), "pd": float(self.hits[place] / self.targets)}
             if sums is not None:
                 (hits_RT, false_RT), totals_R2 = np.moveaxis(sums[0], 1, 0), sums[1]
-                places_R = _first_within(false_RT, totals_R2[:, 1], rate)
+                places_R = first_within(false_RT, totals_R2[:, 1], rate)
                 padded_RT = np.pad(hits_RT, ((0, 0), (0, 1)))
                 hits_R = padded_RT[np.arange(len(padded_RT)), places_R]
                 row["interval"] = bootstrap.interval(bootstrap.quotient(hits_R, totals_R2[:, 0]))
@@ -220,7 +220,7 @@ def too_few_pixels(pixels: int, fa: float) -> str | None:
     return f"too little to tell: Fa {fa:g} needs {10 / fa:.3g} pixels, and there are {pixels}"
 
 
-def _first_within(false_RT: np.ndarray, pixels_R: np.ndarray, fa: float) -> np.ndarray:
+def first_within(false_RT: np.ndarray, pixels_R: np.ndarray, fa: float) -> np.ndarray:
     """int [R]: the first threshold from which upwards Fa never exceeds `fa`; T where it does at the last."""
     exceeded_RT = false_RT > fa * pixels_R[:, None] + ROUNDING
     from_the_top_R = exceeded_RT[:, ::-1].argmax(axis=1)

@@ -9,7 +9,7 @@ import numpy as np
 
 from irstd.errors import InputError
 from irstd.metrics.components import Components, components
-from irstd.metrics.curve import ROUNDING, OperatingCurve, too_few_pixels
+from irstd.metrics.curve import ROUNDING, OperatingCurve, first_within, too_few_pixels
 from irstd.metrics.ignore import region_mask
 from irstd.metrics.matching import FrameMatch, match_frame, scored_targets
 from irstd.metrics.protocols import SegmentationProtocol, segmentation_protocol
@@ -37,8 +37,7 @@ def threshold_for_fa(curve: OperatingCurve, fa: float) -> float:
         raise InputError(f"the wanted Fa is {fa}: it must be greater than 0")
     if why := too_few_pixels(curve.pixels, fa):
         raise InputError(why)
-    too_many = np.flatnonzero(curve.false_alarm_pixels > fa * curve.pixels + ROUNDING)
-    first = int(too_many[-1]) + 1 if len(too_many) else 0
+    first = int(first_within(np.asarray(curve.false_alarm_pixels)[None], np.array([curve.pixels]), fa)[0])
     if first == len(curve.thresholds):
         raise InputError(f"Fa exceeds {fa:g} at every threshold up to {curve.thresholds[-1]:g}: add higher ones")
     return float(curve.thresholds[first])
