@@ -172,14 +172,22 @@ def train(
     overrides: Overrides = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="a YAML file of recipes/")] = None,
     workers: Workers = None,
-    register: Register = True,
+    register: Annotated[
+        bool | None,
+        typer.Option(
+            "--register/--no-register", help="register the result as challenger; a quick test is not, unless told"
+        ),
+    ] = None,
     shards: Shards = None,
     out: Annotated[Path | None, typer.Option("--out", help="also write the model package to this folder")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="the recipe's quick test: the same work on the sample, about a minute")
+    ] = False,
 ) -> None:
     """Train a network with Ray Train. The same command again resumes, or takes the finished result."""
     _call(
-        "train", model=model, overrides=overrides or [], recipe=recipe, workers=workers, register=register, shards=shards,
-        out=out,
+        "train", model=model, overrides=overrides or [], recipe=recipe, workers=workers, shards=shards, out=out,
+        register=not quick if register is None else register, quick=quick,
     )  # fmt: skip
 
 

@@ -44,6 +44,7 @@ def run(
     register: bool,
     shards: str | None,
     out: Path | None,
+    quick: bool = False,
 ) -> None:
     changed = configuration.parse_overrides(overrides)
     for key in changed:
@@ -51,7 +52,7 @@ def run(
             raise InputError(f"{key}: shards are built before a run; change it in params.yaml and run irstd shard")
     if out is not None:
         check_package_folder(out)
-    config = configuration.load(workspace.root, recipe, changed, model)
+    config = configuration.load(workspace.root, recipe, changed, model, quick)
     job = prepare(config, workspace.shards_at(shards))
     record = execute(workspace, job, workers)
     package = write_package(workspace, job, record)
@@ -64,6 +65,8 @@ def run(
     version = publish(workspace, job, record, package) if register else None
     from irstd.registry import tracking
 
+    if quick:
+        say(f"{job.name} was a QUICK TEST of {recipe}: the recipe runs; its numbers say nothing")
     result(
         run=job.name,
         mlflow=tracking.run_url(workspace, record["mlflow_run"]),

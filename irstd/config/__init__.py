@@ -16,7 +16,9 @@ from irstd.config.networks import (
     GILSConfig,
     ModelConfig,
 )
-from irstd.config.sources import check_path, flatten, is_path, load, nest, parse_overrides, paths, read_yaml
+from irstd.config.paths import check_path, flatten, is_path, nest, paths, read_yaml
+from irstd.config.recipes import METRICS, Expected, Recipe
+from irstd.config.sources import load, parse_overrides
 from irstd.config.tree import (
     MEASURES,
     Config,
@@ -41,6 +43,7 @@ __all__ = [
     "DataConfig",
     "DeriveConfig",
     "EvaluateConfig",
+    "Expected",
     "ForeignConfig",
     "GGLNetConfig",
     "GILSConfig",
@@ -48,9 +51,11 @@ __all__ = [
     "Interpolation",
     "LossConfig",
     "MEASURES",
+    "METRICS",
     "MODELS",
     "ModelConfig",
     "NETWORKS",
+    "Recipe",
     "RegistryConfig",
     "ShardConfig",
     "SplitConfig",

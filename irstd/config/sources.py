@@ -1,4 +1,4 @@
-"""Where values come from: YAML files, `key=value`, flows; every dotted path is checked against the tree."""
+"""Where values come from: YAML files, recipes, `key=value`, flows; every dotted path is checked against the tree."""
 
 from __future__ import annotations
 
@@ -8,94 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from irstd import foreign
-from irstd.config.networks import MODELS, NETWORKS, GGLNetConfig, kind
+from irstd.config.networks import MODELS, NETWORKS, kind
+from irstd.config.paths import OPTIONS, check_path, flatten, nest, paths, read_yaml
+from irstd.config.recipes import Recipe
 from irstd.config.tree import MEASURES, Config
 from irstd.errors import InputError, nearest
-
-OPTIONS = "model.options"
-"""What lies below is any network's own to name."""
-
-
-def paths(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, Any]:
-    """Every dotted path of the tree with its default: {'train.lr': 0.0005, ...}; those of all networks under `model`."""
-    found: dict[str, Any] = {}
-    for name, field in model.model_fields.items():
-        default = field.get_default(call_default_factory=True)
-        if isinstance(default, GGLNetConfig):
-            for network in reversed(NETWORKS.values()):
-                found |= paths(network, f"{prefix}{name}.")
-        elif isinstance(default, BaseModel):
-            found |= paths(type(default), f"{prefix}{name}.")
-        elif f"{prefix}{name}" != OPTIONS:
-            found[f"{prefix}{name}"] = default
-    return found
-
-
-def is_path(path: str) -> bool:
-    """Whether `path` is a value of the tree, or an option that a network of one's own may have."""
-    return path in paths() or (path.startswith(f"{OPTIONS}.") and path.removeprefix(f"{OPTIONS}.").isidentifier())
-
-
-def check_path(path: str, where: str) -> None:
-    """`InputError` with the nearest name where `path` is not a value of the tree."""
-    if is_path(path):
-        return
-    known = paths()
-    if path.startswith(f"{OPTIONS}."):
-        raise InputError(f"{where}: {path} names no option; write {OPTIONS}.NAME=VALUE, and {{a: 1}} for a mapping")
-    if path == OPTIONS or any(name.startswith(path + ".") for name in known):
-        raise InputError(f"{where}: {path} is a section, not a value; write {path}.<name>=<value>")
-    raise InputError(f"{where}: unknown key {path!r}{_nearest_path(path, known)}")
-
-
-def _nearest_path(path: str, known: Iterable[str]) -> str:
-    """`nearest` by the last part of `path`: within its section, since all names there begin alike and so look alike."""
-    section, _, name = path.rpartition(".")
-    elsewhere = [other for other in known if other.rpartition(".")[2] == name]
-    if elsewhere:
-        return nearest(elsewhere[0], elsewhere)
-    here = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == section]
-    if not section or not here:
-        return nearest(path, known)
-    return nearest(name, here, f"{section}.")
-
-
-def flatten(tree: Mapping[str, Any], where: str, prefix: str = "") -> dict[str, Any]:
-    """{'train': {'lr': 1}} -> {'train.lr': 1}, refusing unknown keys; dotted keys may be mixed in."""
-    known = paths()
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, Mapping) and path not in known and not path.startswith(f"{OPTIONS}."):
-            if path != OPTIONS and not any(name.startswith(path + ".") for name in known):
-                raise InputError(f"{where}: unknown section {path!r}{nearest(path, _sections(known))}")
-            found |= flatten(value, where, path + ".")
-        else:
-            check_path(path, where)
-            found[path] = value
-    return found
-
-
-def _sections(known: Iterable[str]) -> set[str]:
-    return {name[:i] for name in known for i, letter in enumerate(name) if letter == "."}
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; `InputError` where it is missing or is something else."""
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a mapping of sections, found {type(value).__name__}")
-    return value
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
@@ -123,8 +43,12 @@ def load(
     recipe: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     model: str | None = None,
+    quick: bool = False,
 ) -> Config:
-    """Build the tree: defaults < `root`/params.yaml < `recipe` < `overrides` (dotted paths). `model` names the network."""
+    """Build the tree: defaults < `root`/params.yaml < `recipe` < `overrides` (dotted paths). `model` names the network.
+
+    `quick`: the recipe's quick test, see `irstd.config.recipes`.
+    """
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
 
@@ -141,7 +65,11 @@ def load(
                 raise InputError(f"params.yaml: {key}: DVC would not see it there: write {rest}: under {section}:")
         merge(flatten(found, "params.yaml"), "params.yaml")
     if recipe is not None:
-        merge(flatten(read_yaml(recipe), str(recipe)), str(recipe))
+        chosen = Recipe.read(recipe).chosen(quick)
+        merge(chosen, str(recipe))
+        _same_network(recipe, chosen.get("model.name"), model)
+    elif quick:
+        raise InputError("--quick: is the quick test of a recipe; name one with --recipe")
     if model is not None:
         merge({"model.name": model}, "MODEL")
     merge(overrides or {}, "")
@@ -169,6 +97,15 @@ def load(
         raise InputError(f"{where + ': ' if where else ''}{named}{message[0].lower() + message[1:]}") from None
 
 
+def _same_network(recipe: Path, own: Any, given: str | None) -> None:
+    """`InputError` where a recipe is of another network than the one that was asked for."""
+    if own is None or given is None or own == given:
+        return
+    one, other = (name if name in MODELS else _foreign(name) for name in (str(own), given))
+    if one != other:
+        raise InputError(f"{recipe}: is a recipe of {own}, and {given} was asked for; name {own}, or another recipe")
+
+
 def _foreign(name: str) -> str:
     """`package.module:Class` of a network that is not ours; `InputError` where the name is neither that nor an entry point."""
     if ":" in name:
@@ -188,15 +125,3 @@ def _declared(name: str) -> dict[str, Any]:
     task, frames = getattr(found, "task", None), getattr(found, "frames", None)
     declared: dict[str, Any] = {"model.task": task} if task in MEASURES else {}
     return declared | ({"model.frames": frames} if isinstance(frames, int) else {})
-
-
-def nest(values: Mapping[str, Any]) -> dict[str, Any]:
-    """{'train.lr': 1} -> {'train': {'lr': 1}}."""
-    tree: dict[str, Any] = {}
-    for path, value in values.items():
-        *parents, last = path.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-    return tree

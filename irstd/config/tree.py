@@ -187,6 +187,7 @@ class TrainConfig(Section):
         False, description="compute large activations again in the backward pass: less memory, more time, the same bits"
     )
     seed: int = Field(0, ge=0, lt=2**31)
+    quick: bool = Field(False, description="marks a run as the quick test of a recipe; --quick sets it")
 
     @model_validator(mode="after")
     def _sense(self) -> TrainConfig:
@@ -286,10 +287,16 @@ class Config(Section):
         unused |= {"focal_gamma", "focal_alpha"} if len(unused) == 2 else set()
         # The weights that it starts from go in by their hash, elsewhere; activations that are computed again are the same.
         aside = {"init": True, "activation_checkpointing": True, "loss": unused}
+        aside |= dict.fromkeys(self._later("train", "quick"), True)
         found["train"] = self.train.model_dump(mode="json", exclude=aside)
         # These choose the checkpoint that is kept as best.
         found["select"] = self.evaluate.model_dump(mode="json")
         return found
+
+    def _later(self, section: str, *names: str) -> set[str]:
+        """Those of the `names` that have their defaults: a run from before there was a choice is still that run."""
+        values = getattr(self, section)
+        return {name for name in names if getattr(values, name) == type(values).model_fields[name].default}
 
 
 # Protocols and objectives of what a network gives, the default first.

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from irstd.config import EvaluateConfig
+from irstd.config import METRICS, EvaluateConfig
 from irstd.data.loader import ClipLoader
 from irstd.metrics import DetectionMetrics, SegmentationMetrics
 from irstd.metrics.report import reported
@@ -16,10 +16,7 @@ from irstd.models.contract import Model
 __all__ = ["REPORTED", "Metrics", "gathered", "measure", "reported"]
 
 Metrics = SegmentationMetrics | DetectionMetrics
-REPORTED = {
-    "segmentation": ("iou", "niou", "pd", "fa"),
-    "detection": ("ap50", "ap", "precision", "recall", "f1", "false_alarms_per_frame"),
-}
+REPORTED = METRICS
 """The numbers of each kind of network that a run's history and its registered version carry, where the protocol has them."""
 
 

@@ -48,7 +48,7 @@ SHOWS = (
 
 @dataclass(frozen=True)
 class Identity:
-    """`name` is the run's name, `<slug of the model>-<12 digits>`; `content` is what was hashed."""
+    """`name` is the run's name, `<slug of the model>-<12 digits>`, of a quick test `quick-...`; `content` is what was hashed."""
 
     name: str
     content: dict[str, Any]
@@ -66,7 +66,8 @@ def identity(config: Config, manifests: list[Manifest]) -> Identity:
     content = config.identity() | {"sets": {m.set: m.digest for m in manifests}, "code": code}
     if config.train.init:
         content["init"] = start_hash(config.train.init)
-    return Identity(f"{config.model.slug}-{sha256_text(canonical_json(content))[:12]}", content)
+    slug = f"quick-{config.model.slug}" if config.train.quick else config.model.slug
+    return Identity(f"{slug}-{sha256_text(canonical_json(content))[:12]}", content)
 
 
 @cache

@@ -90,6 +90,10 @@ class Run:
             )
         manifests = read_all(shards, config.data.sets)
         self.identity = identity(config, manifests)
+        if train.quick:
+            log(
+                f"{self.identity.name}: a QUICK TEST of a recipe: it shows that the recipe runs; its numbers say nothing"
+            )
         place = {"rank": self.rank, "world_size": self.world}
         self.loader = loader_for(config, shards, "train", manifests, batch_size=train.batch // self.world, **place)
         self.val = None

@@ -1,0 +1,127 @@
+"""Recipe files: what they may hold, and what is refused with one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from irstd import config
+from irstd.config import Expected, Recipe
+from irstd.errors import InputError
+
+ENTRY = {
+    "metric": "iou",
+    "value": 0.8,
+    "tolerance": 0.01,
+    "mark": "published",
+    "source": "a table",
+    "split": "test",
+    "protocol": "msda",
+    "grid": 512,
+    "chosen": "field-best",
+}
+TEXT = """
+model: {name: bp-fpn, width: 0.5}
+train: {epochs: 100}
+quick: {train.epochs: 2, data: {sets: [sample]}}
+"""
+
+
+def recipe(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_quick_test_is_the_recipe_with_less_work_and_says_so(tmp_path):
+    path = recipe(tmp_path, TEXT)
+    whole, quick = config.load(recipe=path), config.load(recipe=path, quick=True)
+    assert (whole.train.epochs, whole.data.sets, whole.train.quick) == (100, [], False)
+    assert (quick.train.epochs, quick.data.sets, quick.train.quick) == (2, ["sample"], True)
+    assert quick.model == whole.model
+    assert config.load(recipe=path, overrides={"train.epochs": 3}, quick=True).train.epochs == 3
+
+
+def test_the_mark_alone_makes_another_run_and_a_run_without_it_is_as_before():
+    one, quick = config.load(), config.load(overrides={"train.quick": True})
+    assert "quick" not in one.identity()["train"] and quick.identity() != one.identity()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("quick: {train.epoch: 2}", ["recipe.yaml: quick: unknown key 'train.epoch'", "train.epochs"]),
+        ("quick: {train: {optimizer: adam}}", ["quick: train.optimizer", "does the same with less"]),
+        ("quick: [train]", ["quick: expected a mapping"]),
+        ("qick: {train.epochs: 2}", ["recipe.yaml", "qick"]),
+        ("expected: .8", ["expected: write a list"]),
+        ("data: {crop: 32, resize: 'stretch:64'}", ["data.crop=32", "data.resize=stretch:64"]),
+        ("train: {epochz: 3}", ["recipe.yaml", "train.epochs"]),
+    ],
+)
+def test_what_a_recipe_may_not_hold_is_one_line(tmp_path, text, words):
+    with pytest.raises(InputError) as caught:
+        config.load(recipe=recipe(tmp_path, text))
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_quick_test_needs_a_recipe_that_has_one(tmp_path):
+    with pytest.raises(InputError, match=r"recipe\.yaml: has no section quick"):
+        config.load(recipe=recipe(tmp_path, "train: {epochs: 3}\n"), quick=True)
+    with pytest.raises(InputError, match=r"--quick: .* --recipe"):
+        config.load(quick=True)
+
+
+def test_a_recipe_is_of_one_network(tmp_path):
+    path = recipe(tmp_path, TEXT)
+    with pytest.raises(InputError, match=r"recipe\.yaml: is a recipe of bp-fpn, and ggl-net was asked for"):
+        config.load(recipe=path, model="ggl-net")
+    assert config.load(recipe=path, model="bp-fpn").model.name == "bp-fpn"
+    # A recipe that names none is for any.
+    assert config.load(recipe=recipe(tmp_path, "train: {epochs: 3}\n"), model="bp-fpn").model.name == "bp-fpn"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"protocol": "msdb"}, ["protocol=msdb", "did you mean 'msda'"]),
+        ({"metric": "ap50"}, ["metric=ap50", "msda", "iou"]),
+        ({"mark": "guessed"}, ["mark", "measured"]),
+        ({"valu": 3}, ["unknown key 'valu'", "did you mean 'value'"]),
+        ({"tolerance": -1}, ["tolerance"]),
+        ({"chosen": "best"}, ["chosen"]),
+    ],
+)
+def test_a_wrong_expected_number_is_one_line(tmp_path, changed, words):
+    entry = ", ".join(f"{k}: {v}" for k, v in (ENTRY | changed).items())
+    with pytest.raises(InputError) as caught:
+        Recipe.read(recipe(tmp_path, f"expected: [{{{entry}}}]\n"))
+    line = str(caught.value)
+    assert "\n" not in line and "recipe.yaml: expected[0]" in line
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (0.8, "within"),
+        (0.79, "within"),
+        (0.81, "within"),
+        (0.75, "0.04 outside, below"),
+        (0.85, "0.04 outside, above"),
+        (None, "found none"),
+    ],
+)
+def test_an_expected_number_is_held_against_that_of_its_split_protocol_and_grid_alone(found, verdict):
+    expected = Expected(**ENTRY)
+    row = {"protocol": "msda", "grid": 512, "iou": found}
+    others = [row | {"grid": None, "iou": 0.1}, row | {"protocol": "dnanet", "iou": 0.2}]
+    line = expected.held_against("test", [*others, row], "val-best")
+    assert line is not None and line.endswith(verdict)
+    assert "expected iou 0.8 +- 0.01 (published: a table; test, msda, grid 512, field-best)" in line
+    assert expected.held_against("val", [row], "val-best") is None
+    assert expected.held_against("test", others, "val-best") is None
