@@ -24,7 +24,7 @@ from irstd.files import read_json
 
 # Every setting with its default; None means "embedded": a SQLite file, a local Ray.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "mlflow": {"uri": None},
+    "mlflow": {"uri": None, "system_metrics": True, "gallery": True},
     "ray": {"address": None, "storage": None},
     "prefect": {"api": None},
     "stack": {"prefect_port": 4200, "mlflow_port": 5000, "ray_port": 6379, "ray_dashboard_port": 8265},
@@ -189,5 +189,7 @@ def _settings(path: Path) -> dict[str, dict[str, Any]]:
         for key, value in values.items():
             if key not in found[section]:
                 raise InputError(f"{path.name}: unknown setting {section}.{key}{nearest(key, found[section])}")
+            if isinstance(SETTINGS[section][key], bool) and not isinstance(value, bool):
+                raise InputError(f"{path.name}: {section}.{key}={value!r}: write true or false")
             found[section][key] = value
     return found

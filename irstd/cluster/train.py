@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 import ray.train
@@ -25,7 +25,16 @@ from irstd.files import staged_folder
 from irstd.foreign import Source
 from irstd.workspace import Workspace
 
-Tracker = Callable[[dict[str, Any], Path | None], None]
+
+class Tracker(Protocol):
+    """What rank 0's reports go to. Picklable; a call never waits."""
+
+    say: Callable[[str], None]
+
+    def __call__(self, metrics: dict[str, Any], checkpoint: Path | None, /) -> None: ...
+
+    def close(self) -> None:
+        """Send what waits, for a bounded time."""
 
 
 def fit(
@@ -94,6 +103,8 @@ def worker(job: dict[str, Any]) -> None:
     torch.set_num_threads(job["threads"])
     context = ray.train.get_context()
     tracker, say = job["tracker"], job["say"]
+    if tracker is not None:
+        tracker.say = say
 
     def report(metrics: dict[str, Any], folder: Path | None) -> None:
         if tracker is not None and context.get_world_rank() == 0:
@@ -102,15 +113,19 @@ def worker(job: dict[str, Any]) -> None:
 
     kept = ray.train.get_checkpoint()
     # The network's own code came with the job, wherever this worker runs.
-    with tempfile.TemporaryDirectory(prefix="irstd-resume-") as place, job["source"].unpacked():
-        train(
-            Config.model_validate(job["config"]),
-            job["shards"],
-            report,
-            resume=Path(kept.to_directory(place)) if kept else None,
-            device=ray.train.torch.get_device(),
-            log=say if context.get_world_rank() == 0 else _silent,
-        )
+    try:
+        with tempfile.TemporaryDirectory(prefix="irstd-resume-") as place, job["source"].unpacked():
+            train(
+                Config.model_validate(job["config"]),
+                job["shards"],
+                report,
+                resume=Path(kept.to_directory(place)) if kept else None,
+                device=ray.train.torch.get_device(),
+                log=say if context.get_world_rank() == 0 else _silent,
+            )
+    finally:
+        if tracker is not None:
+            tracker.close()
 
 
 def _resources(plan: Plan) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -14,11 +14,14 @@ from irstd.config import Config
 from irstd.data.gradient import GradientSpec
 from irstd.data.manifest import Manifest, read_all
 from irstd.data.windows import require, require_gradient
-from irstd.errors import InputError
+from irstd.errors import InputError, WorkError
 from irstd.files import read_json, sha256_file, staged_folder, write_json
 from irstd.training.identity import Identity, identity
 from irstd.training.record import finished
 from irstd.workspace import Workspace
+
+if TYPE_CHECKING:
+    from irstd.registry.tracker import RunTracker
 
 
 @dataclass(frozen=True)
@@ -148,16 +151,58 @@ def execute(workspace: Workspace, job: Job, workers: int | None = None) -> dict[
 
 
 def _execute(workspace: Workspace, job: Job, workers: int | None) -> dict[str, Any]:
-    from irstd.cluster import plan as planning
+    from irstd.commands import run_log
     from irstd.registry import lineage, tracking
-    from irstd.training.loop import describe
+    from irstd.registry.tracker import RunTracker
 
-    workers = workers or workspace.settings["resources"]["workers"]
     folder = workspace.runs / job.name
     record = finished(folder)
     if record is not None and record.get("mlflow_run"):
         say(f"run {job.name}: trained before, nothing has changed; its result is taken")
         return record
+    chain = (
+        record["lineage"] if record else lineage.of_run(workspace, job.identity, job.manifests, job.config.train.seed)
+    )
+    params = configuration.flatten(job.config.model_dump(mode="json"), "configuration")
+    tracker = RunTracker(
+        workspace,
+        job.name,
+        lineage.tags(chain) | {"irstd.kind": "train"},
+        params,
+        machine=workspace.settings["mlflow"]["system_metrics"],
+    )
+    if finished(folder, record_needed=False) is None:
+        train(workspace, job, tracker, workers)
+    elif record is not None:
+        say(f"run {job.name}: trained before; what its log lacks is added")
+    state = read_json(folder / "checkpoint" / "state.json")
+    record = {
+        "run": job.name,
+        "config": job.config.model_dump(mode="json"),
+        "metrics": state["best"],
+        "mlflow_run": None,
+        "lineage": chain,
+        "finished": True,
+    }
+    # From here on the same command trains no more, whatever becomes of the log.
+    write_json(folder / "run.json", record)
+    run_log.write(workspace, job, chain)
+    record["mlflow_run"] = tracking.patiently(
+        workspace, lambda: run_log.settle(workspace, job, tracker, state), say, "logs and registers the run"
+    )
+    write_json(folder / "run.json", record)
+    best = state["best"]
+    say(f"done: {best['chosen']} checkpoint of epoch {best['epoch']} (step {best['step']}), {numbers(job, best)}")
+    return record
+
+
+def train(workspace: Workspace, job: Job, tracker: RunTracker, workers: int | None) -> None:
+    """Train on Ray until the run's folder holds its last checkpoint. MLflow may be away meanwhile."""
+    from irstd.cluster import plan as planning
+    from irstd.registry import tracking
+    from irstd.training.loop import describe
+
+    workers = workers or workspace.settings["resources"]["workers"]
     say(describe(job.config, job.shards))
     # On this machine the plan is refused before Ray starts.
     plan = None if workspace.ray_address else planning.make(planning.machine(), workers)
@@ -167,39 +212,32 @@ def _execute(workspace: Workspace, job: Job, workers: int | None) -> dict[str, A
     from irstd.cluster import train as cluster
     from irstd.cluster.session import session
 
-    chain = lineage.of_run(workspace, job.identity, job.manifests, job.config.train.seed)
-    params = configuration.flatten(job.config.model_dump(mode="json"), "configuration")
     with session(workspace) as resources:
         plan = plan or planning.make(resources, workers)
         check_batch(job, plan.workers)
         say(str(plan))
-        run_id = tracking.start(workspace, job.name, lineage.tags(chain) | {"irstd.kind": "train"}, params)
-        say(f"MLflow: {tracking.run_url(workspace, run_id)}")
+        tracker.tags |= {f"irstd.{k}": getattr(plan, k) for k in ("workers", "threads", "device")}
+        begin(workspace, tracker)
         try:
-            if finished(folder, record_needed=False) is None:
-                keep_code(workspace, job)
-                tracker = tracking.RunTracker(workspace.mlflow_uri, run_id)
-                cluster.fit(workspace, job.config, job.shards, job.name, plan, folder / "checkpoint", tracker, say)
+            keep_code(workspace, job)
+            target = workspace.runs / job.name / "checkpoint"
+            cluster.fit(workspace, job.config, job.shards, job.name, plan, target, tracker, say)
         except BaseException as error:
-            tracking.finish(workspace, run_id, str(error) or type(error).__name__)
+            tracking.fail(workspace, tracker.run_id, error)
             raise
-    state = read_json(folder / "checkpoint" / "state.json")
-    record = {
-        "run": job.name,
-        "config": job.config.model_dump(mode="json"),
-        "metrics": state["best"],
-        "mlflow_run": run_id,
-        "lineage": chain,
-        "finished": True,
-    }
-    tracking.log_files(workspace, run_id, [folder / "checkpoint" / "results.csv"])
-    tracking.finish(
-        workspace, run_id, metrics={f"best_{k}": v for k, v in state["best"].items()} | {"step": state["step"]}
-    )
-    write_json(folder / "run.json", record)
-    best = state["best"]
-    say(f"done: {best['chosen']} checkpoint of epoch {best['epoch']} (step {best['step']}), {numbers(job, best)}")
-    return record
+
+
+def begin(workspace: Workspace, tracker: RunTracker) -> None:
+    """Begin the run in MLflow. Where that does not answer the training is not held up; what refuses it is an error."""
+    from irstd.registry import tracking
+
+    try:
+        with tracking.answering(workspace):
+            say(f"MLflow: {tracking.run_url(workspace, tracker.open())}")
+    except WorkError as error:
+        if error.__cause__ is None or not tracking.away(error.__cause__):
+            raise
+        say(f"{error}; training begins, its log follows")
 
 
 def keep_code(workspace: Workspace, job: Job) -> None:
@@ -269,7 +307,7 @@ def publish(workspace: Workspace, job: Job, record: dict[str, Any], folder: Path
     from irstd.registry import lineage, models, tracking
 
     name = job.config.registered_name
-    with tracking.answering(workspace):
+    with tracking.answering(workspace, "registers the run"):
         version = models.version_of(workspace, name, job.name)
         if version is not None:
             say(f"registry: {name} version {version} is this run's")

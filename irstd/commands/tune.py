@@ -160,18 +160,19 @@ def _run(
     from irstd.cluster import tune as cluster
     from irstd.cluster.session import session
     from irstd.registry import lineage, tracking
+    from irstd.registry.tracker import RunTracker, TrialTracker
 
     with session(workspace) as resources:
         plan = plan or planning.make(resources, workers or space.workers, parallel or 0)
         say(str(plan))
         chains = [lineage.of_run(workspace, j.identity, j.manifests, j.config.train.seed) for j in jobs]
-        parent = tracking.start(workspace, sweep, {"irstd.kind": "tune"}, {"space": space.name, "trials": len(jobs)})
-        url = tracking.run_url(workspace, parent)
-        say(f"MLflow: {url}")
+        whole = RunTracker(workspace, sweep, {"irstd.kind": "tune"}, {"space": space.name, "trials": len(jobs)})
+        training.begin(workspace, whole)
         trackers = []
         for job, chain, values in zip(jobs, chains, drawn, strict=True):
             tags = lineage.tags(chain) | {"irstd.kind": "trial"}
-            trackers.append(tracking.TrialTracker(workspace, parent, job.name, tags, values))
+            params = configuration.flatten(job.config.model_dump(mode="json"), "configuration") | values
+            trackers.append(TrialTracker(workspace, job.name, tags, params, whole.run_id))
         for job in jobs:
             training.keep_code(workspace, job)
         configs = [(job.name, values, job.config) for job, values in zip(jobs, drawn, strict=True)]
@@ -181,17 +182,25 @@ def _run(
             )
             best = cluster.best(outcomes, metric, space.objective.mode)
         except BaseException as error:
-            tracking.finish(workspace, parent, str(error) or type(error).__name__)
+            tracking.fail(workspace, whole.run_id, error)
             raise
-        complete(workspace, jobs, chains, trackers, parent)
-        tracking.finish(workspace, parent, metrics={f"best_{metric}": best["metrics"][f"best_{metric}"]})
-    return outcomes, url
+
+    def log() -> str:
+        complete(workspace, jobs, chains, trackers, whole.open())
+        tracking.finish(workspace, whole.open(), metrics={f"best_{metric}": best["metrics"][f"best_{metric}"]})
+        return tracking.run_url(workspace, whole.open())
+
+    return outcomes, tracking.patiently(workspace, log, say, "logs and registers the best trial")
 
 
 def complete(
     workspace: Workspace, jobs: list[training.Job], chains: list[dict[str, Any]], trackers: list[Any], parent: str
 ) -> None:
-    """Give the trials' run folders what a trained run has, so that `irstd train` of the same takes them."""
+    """Give the trials' run folders what a trained run has, so that `irstd train` of the same takes them.
+
+    Their log is brought up to what lies there: MLflow may have been away for a part of the search, or for all of it.
+    """
+    from irstd.commands import run_log
     from irstd.registry import tracking
 
     for job, chain, tracker in zip(jobs, chains, trackers, strict=True):
@@ -202,11 +211,11 @@ def complete(
         state = read_json(folder / "checkpoint" / "state.json")
         # The trial may have finished below another sweep, which was killed, or while MLflow was away.
         known = tracking.run_of(workspace, job.name, parent)
-        run_id = known.info.run_id if known else None
-        if run_id is None:
-            run_id = tracking.start(workspace, job.name, tracker.tags, tracker.params, parent)
-        if known is None or known.info.status != "FINISHED":
-            best = {f"best_{k}": v for k, v in state["best"].items()}
-            tracking.finish(workspace, run_id, metrics=best | {"step": state["step"]})
-        more = {"metrics": state["best"], "lineage": record.get("lineage", chain), "mlflow_run": run_id}
+        tracker.run_id = known.info.run_id if known else None
+        if tracker.run_id is None:
+            tracker.parent = parent
+        chain = record.get("lineage", chain)
+        run_log.write(workspace, job, chain)
+        run_id = run_log.settle(workspace, job, tracker, state)
+        more = {"metrics": state["best"], "lineage": chain, "mlflow_run": run_id}
         write_json(folder / "run.json", record | more)

@@ -47,6 +47,7 @@ def tags(lineage: dict[str, Any]) -> dict[str, str]:
     return {
         "irstd.run": lineage["run"],
         "irstd.identity": lineage["identity"],
+        "irstd.code": lineage["code"],
         "irstd.shards": canonical_json(lineage["sets"]),
         "irstd.data_md5": str(lineage["data_md5"]),
         "irstd.git_commit": str(lineage["git_commit"]),

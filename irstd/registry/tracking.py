@@ -1,25 +1,39 @@
-"""MLflow: its database, the experiment, runs, and the trackers that workers carry.
+"""MLflow: its database, the experiment, and what is logged of a run.
 
 Only the driver and rank 0 write. The database is made once, by the driver, before any worker starts: several processes that
-meet a fresh one at the same time break it.
+meet a fresh one at the same time break it. A server that is away stops no training: `irstd.registry.tracker` carries the reports
+of a run under way, and `settle` brings its log up when it is over.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import time
-from collections.abc import Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
 
+from irstd.environment import QUIET
 from irstd.errors import WorkError
+from irstd.registry.outbox import Row, first_line
 from irstd.workspace import Workspace
 
 EXPERIMENT = "irstd"
+MARK = "epoch"
+"""A number that every report has, and nothing else logs: where it stands at a step, the report of that step is there."""
+SAMPLE = "system/cpu_utilization_percentage"
+"""The same of samples of the machine."""
+BATCH = 1000
+"""The most numbers that MLflow takes at once."""
+PATIENCE = 60.0
+"""Seconds for which the driver waits for a server that does not answer at a run's end."""
+
+T = TypeVar("T")
 
 
 def client(workspace: Workspace) -> Any:
@@ -46,28 +60,44 @@ def experiment(found: Any, workspace: Workspace) -> str:
 
 
 def run_url(workspace: Workspace, run_id: str) -> str:
-    """Where a person sees the run; the run's id where no server runs."""
-    if not workspace.mlflow_uri.startswith("http"):
-        return f"run {run_id} in {workspace.mlflow_uri}"
-    number = experiment(client(workspace), workspace)
-    return f"{workspace.mlflow_uri}/#/experiments/{number}/runs/{run_id}"
+    """Where a person sees the run; the run's id where no server runs, or answers."""
+    from mlflow.exceptions import MlflowException
+
+    if workspace.mlflow_uri.startswith("http"):
+        with suppress(MlflowException):
+            number = experiment(client(workspace), workspace)
+            return f"{workspace.mlflow_uri}/#/experiments/{number}/runs/{run_id}"
+    return f"run {run_id} in {workspace.mlflow_uri}"
 
 
 def start(
     workspace: Workspace, name: str, tags: dict[str, Any], params: dict[str, Any], parent: str | None = None
 ) -> str:
-    """The id of the run with the tag irstd.run = `name` below `parent`; made where there is none. A resumed run goes on in it."""
+    """The id of the run with the tag irstd.run = `name` below `parent`; made where there is none. A resumed run goes on in it.
+
+    Tags are those of now; parameters that an interrupted call left out are added.
+    """
     found = client(workspace)
     number = experiment(found, workspace)
+    every = {"irstd.run": name, **tags} | ({"mlflow.parentRunId": parent} if parent else {})
+    texts = {k: str(v) for k, v in every.items() if v is not None}
     query = f"tags.`irstd.run` = '{name}'" + (f" and tags.`mlflow.parentRunId` = '{parent}'" if parent else "")
     for run in found.search_runs([number], query, order_by=["attributes.start_time DESC"], max_results=20):
         if bool(parent) == bool(run.data.tags.get("mlflow.parentRunId")):
             found.update_run(run.info.run_id, status="RUNNING")
+            _set_tags(found, run.info.run_id, {k: v for k, v in texts.items() if run.data.tags.get(k) != v})
+            log_params(found, run.info.run_id, {k: v for k, v in params.items() if k not in run.data.params})
             return run.info.run_id
-    every = {"irstd.run": name, **tags} | ({"mlflow.parentRunId": parent} if parent else {})
-    run = found.create_run(number, run_name=name, tags={k: str(v) for k, v in every.items() if v is not None})
+    run = found.create_run(number, run_name=name, tags=texts)
     log_params(found, run.info.run_id, params)
     return run.info.run_id
+
+
+def _set_tags(found: Any, run_id: str, tags: Mapping[str, str]) -> None:
+    from mlflow.entities import RunTag
+
+    if tags:
+        found.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
 
 
 def log_params(found: Any, run_id: str, params: dict[str, Any]) -> None:
@@ -79,65 +109,105 @@ def log_params(found: Any, run_id: str, params: dict[str, Any]) -> None:
 
 
 def finish(workspace: Workspace, run_id: str, error: str | None = None, metrics: dict[str, Any] | None = None) -> None:
+    """End a run, with `metrics` at their "step" where they do not stand there already."""
     found = client(workspace)
-    if metrics:
-        _log(found, run_id, metrics, int(metrics.get("step", 0)))
+    data, row = found.get_run(run_id).data, row_of(metrics or {})
+    values = {k: v for k, v in row.values.items() if data.metrics.get(k) != v}
+    if values:
+        log_rows(found, run_id, [Row(row.time, row.step, values)])
     if error:
         found.set_tag(run_id, "irstd.error", error[:5000])
-    elif "irstd.error" in found.get_run(run_id).data.tags:
+    elif "irstd.error" in data.tags:
         # It failed once, and went on to the end.
         found.delete_tag(run_id, "irstd.error")
     found.set_terminated(run_id, "FAILED" if error else "FINISHED")
 
 
-class RunTracker:
-    """Logs reports to one run. Picklable: workers get the address and the id. The loop goes on if the server is away."""
-
-    def __init__(self, uri: str, run_id: str) -> None:
-        self.uri, self.run_id = uri, run_id
-
-    def __call__(self, metrics: dict[str, Any], checkpoint: Path | None) -> None:
-        try:
-            _log(_mlflow(self.uri).MlflowClient(self.uri, self.uri), self.run_id, metrics, int(metrics.get("step", 0)))
-        except Exception as error:
-            print(f"irstd: a report did not reach MLflow ({type(error).__name__}); training goes on", flush=True)
+def fail(workspace: Workspace, run_id: str | None, error: BaseException) -> None:
+    """Note why a run ended, where MLflow answers; the reason itself is what matters."""
+    if run_id:
+        with suppress(Exception):
+            finish(workspace, run_id, str(error) or type(error).__name__)
 
 
-class TrialTracker:
-    """Begins and ends a trial's child run from the trial's process. The trial goes on if the server is away."""
-
-    def __init__(
-        self, workspace: Workspace, parent: str, name: str, tags: dict[str, Any], params: dict[str, Any]
-    ) -> None:
-        self.workspace, self.parent, self.name, self.tags, self.params = workspace, parent, name, tags, params
-        self.run_id: str | None = None
-
-    def begin(self) -> RunTracker | None:
-        """What reports go to; None where the run cannot be begun."""
-        os.environ.update(self.workspace.environment())
-        try:
-            self.run_id = start(self.workspace, self.name, self.tags, self.params, self.parent)
-        except Exception as away:
-            print(
-                f"irstd: the trial's run was not begun in MLflow ({type(away).__name__}); training goes on", flush=True
-            )
-            return None
-        return RunTracker(self.workspace.mlflow_uri, self.run_id)
-
-    def end(self, error: str | None) -> None:
-        if self.run_id:
-            try:
-                finish(self.workspace, self.run_id, error)
-            except Exception as away:
-                print(f"irstd: the trial's end did not reach MLflow ({type(away).__name__})", flush=True)
+def row_of(metrics: Mapping[str, Any]) -> Row:
+    """A report as it is logged: its numbers, at its "step" and its "time" (seconds since 1970; now where it does not say)."""
+    when = metrics.get("time") or time.time()
+    values = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float) and k != "time"}
+    return Row(int(when * 1000), int(metrics.get("step", 0)), values)
 
 
-def _log(found: Any, run_id: str, metrics: dict[str, Any], step: int) -> None:
+def log_rows(found: Any, run_id: str, rows: Iterable[Row]) -> None:
+    """Log rows in as few calls as MLflow allows. A row that is logged twice, time and all, stands there once."""
     from mlflow.entities import Metric
 
-    now = int(time.time() * 1000)
-    values = [Metric(k, float(v), now, step) for k, v in metrics.items() if isinstance(v, int | float)]
-    found.log_batch(run_id, metrics=values)
+    batch: list[Any] = []
+    for row in rows:
+        values = [Metric(k, v, row.time, row.step or 0) for k, v in row.values.items()]
+        if batch and len(batch) + len(values) > BATCH:
+            found.log_batch(run_id, metrics=batch)
+            batch = []
+        batch += values
+    if batch:
+        found.log_batch(run_id, metrics=batch)
+
+
+def steps_of(found: Any, run_id: str, key: str = MARK) -> set[int]:
+    """The steps at which a run has a number."""
+    return {metric.step for metric in found.get_metric_history(run_id, key)}
+
+
+def settle(
+    workspace: Workspace,
+    run_id: str,
+    history: Iterable[Mapping[str, Any]],
+    metrics: dict[str, Any],
+    files: Mapping[str, Iterable[Path]] | None = None,
+) -> None:
+    """Bring a finished run's log up to what is on the disk, and end it. Called again it adds what lacks.
+
+    history: the reports. metrics: of the whole run. files: by their folder among the run's artifacts, "" at their top.
+    """
+    found = client(workspace)
+    known = steps_of(found, run_id)
+    log_rows(found, run_id, (row_of(row) for row in history if int(row["step"]) not in known))
+    for folder, paths in (files or {}).items():
+        log_files(workspace, run_id, paths, folder or None)
+    finish(workspace, run_id, metrics=metrics)
+
+
+def away(error: BaseException) -> bool:
+    """Whether MLflow did not answer, or had no time: it may answer later."""
+    import requests
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, requests.RequestException):
+        return True
+    if not isinstance(error, MlflowException):
+        return False
+    behind = error.__cause__ or error.__context__
+    busy = error.error_code in ("TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED")
+    return busy or isinstance(behind, requests.RequestException)
+
+
+def patiently(workspace: Workspace, act: Callable[[], T], say: Callable[[str], None], rest: str) -> T:
+    """What `act` returns; while MLflow does not answer it is tried again, for a minute.
+
+    Then, and at once where it refuses, `WorkError`. `rest` is what the same command will do: "logs and registers the run".
+    """
+    started = time.monotonic()
+    said = False
+    while True:
+        try:
+            with answering(workspace, rest):
+                return act()
+        except WorkError as error:
+            if error.__cause__ is None or not away(error.__cause__) or time.monotonic() - started > PATIENCE:
+                raise
+            if not said:
+                say(f"MLflow at {workspace.mlflow_uri} does not answer; waiting for it, {PATIENCE:.0f} s at most")
+                said = True
+            time.sleep(min(2.0, PATIENCE))
 
 
 def _mlflow(uri: str) -> Any:
@@ -146,7 +216,9 @@ def _mlflow(uri: str) -> Any:
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ["MLFLOW_TRACKING_URI"] = uri
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name, value in QUIET.items():
+        if name.startswith("MLFLOW_"):
+            os.environ.setdefault(name, value)
     import mlflow
 
     mlflow.set_tracking_uri(uri)
@@ -155,15 +227,32 @@ def _mlflow(uri: str) -> Any:
 
 
 @contextmanager
-def answering(workspace: Workspace) -> Any:
-    """Turns MLflow's errors into one line that names the address."""
+def answering(workspace: Workspace, rest: str | None = None) -> Iterator[None]:
+    """Turns MLflow's errors into one line that names the address. `rest`: what the same command will then do."""
+    import requests
     from mlflow.exceptions import MlflowException
 
     try:
         yield
-    except MlflowException as error:
-        message = (str(error).splitlines() or ["no answer"])[0]
-        raise WorkError(f"MLflow at {workspace.mlflow_uri}: {message}") from error
+    except (MlflowException, requests.RequestException) as error:
+        where = f"MLflow at {workspace.mlflow_uri}"
+        if away(error):
+            hint = (
+                f"when it does, the same command {rest}"
+                if rest
+                else "start it again, or see mlflow.uri in settings.toml"
+            )
+            raise WorkError(f"{where} does not answer{_why(error)}; {hint}") from error
+        raise WorkError(f"{where}: {first_line(error)}") from error
+
+
+def _why(error: BaseException) -> str:
+    """What the system said of a connection, in brackets; nothing where it said nothing."""
+    text = str(error)
+    found = re.search(r"\[Errno -?\d+\] ([^)'\"]+)", text) or re.search(r"too many (\d+ error) responses", text)
+    if found:
+        return f" ({found[1].strip()})"
+    return " (no answer in time)" if "time" in text and "out" in text else ""
 
 
 def log_files(workspace: Workspace, run_id: str, paths: Iterable[Path], folder: str | None = None) -> None:
@@ -215,4 +304,4 @@ def known(workspace: Workspace, run_id: str) -> bool:
 
 def log_values(found: Any, run_id: str, values: dict[str, float]) -> None:
     """Metrics without a step."""
-    _log(found, run_id, values, 0)
+    log_rows(found, run_id, [row_of(values)])

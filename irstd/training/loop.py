@@ -219,6 +219,7 @@ class Run:
         row = self._validate(self.stepper.means())
         self.seconds = self._clock()
         row["seconds"] = round(self.seconds, 3)
+        row["time"] = round(time.time(), 3)
         self._report(report, row)
         self.model.train()
 

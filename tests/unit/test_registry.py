@@ -9,10 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from irstd import config as configuration
 from irstd.commands import compare, detect, evaluate, tune
 from irstd.commands.train import publish
 from irstd.errors import InputError, WorkError
 from irstd.registry import models, tracking
+from irstd.registry.tracker import TrialTracker
 from irstd.workspace import SETTINGS, Workspace
 
 # Within MLflow's own store, at its import.
@@ -138,19 +140,22 @@ def test_a_run_that_succeeds_at_last_has_no_error(workspace):
 
 
 def test_a_trial_goes_on_where_mlflow_is_away(away, capsys):
-    tracker = tracking.TrialTracker(away, "parent", "lonely", {}, {})
-    assert tracker.begin() is None
+    tracker = TrialTracker(away, "lonely", {}, {}, "parent")
+    track = tracker.begin()
+    track({"epoch": 1, "step": 1}, None)
     tracker.end(None)
-    tracker.run_id = "0" * 32
-    tracker.end(None)
-    assert capsys.readouterr().out.count("irstd: the trial's") == 2
+    said = capsys.readouterr().out
+    assert "does not answer; training goes on" in said and "the trial's end did not reach MLflow" in said
+    # One whose sweep has no run is logged by the driver.
+    assert TrialTracker(away, "lonely", {}, {}).begin() is None
 
 
 def finished_trial(workspace, name, record):
     folder = workspace.runs / name
     (folder / "checkpoint").mkdir(parents=True)
     (folder / "checkpoint" / "best.safetensors").touch()
-    state = {"best": {"val_iou": 0.5, "chosen": "val-best"}, "step": 12}
+    history = [{"epoch": 1, "step": 12, "loss": 0.25, "val_iou": 0.5, "time": 1.5e9}]
+    state = {"best": {"val_iou": 0.5, "chosen": "val-best"}, "step": 12, "history": history}
     (folder / "checkpoint" / "state.json").write_text(json.dumps(state))
     (folder / "run.json").write_text(json.dumps({"run": name, "finished": True} | record))
     return folder
@@ -164,8 +169,9 @@ def test_every_finished_trial_gets_a_run(workspace):
     names = ["t-elsewhere", "t-unheard", "t-runless"]
     folders = [finished_trial(workspace, name, {}) for name in names[:2]]
     folders.append(finished_trial(workspace, "t-runless", {"lineage": {"seed": 7}, "mlflow_run": None}))
-    trackers = [tracking.TrialTracker(workspace, parent, n, {"irstd.kind": "trial"}, {"train.lr": 1}) for n in names]
-    tune.complete(workspace, [job("m", n) for n in names], [{"seed": 0}] * 3, trackers, parent)
+    trackers = [TrialTracker(workspace, n, {"irstd.kind": "trial"}, {"train.lr": 1}, parent) for n in names]
+    jobs = [SimpleNamespace(name=n, config=configuration.load()) for n in names]
+    tune.complete(workspace, jobs, [{"seed": 0}] * 3, trackers, parent)
     records = [json.loads((f / "run.json").read_text()) for f in folders]
     assert records[0]["mlflow_run"] == elsewhere
     assert [r["lineage"]["seed"] for r in records] == [0, 0, 7]
@@ -173,6 +179,8 @@ def test_every_finished_trial_gets_a_run(workspace):
         run = client.get_run(record["mlflow_run"])
         assert run.info.status == "FINISHED" and run.data.tags["irstd.run"] == record["run"]
         assert run.data.metrics["best_val_iou"] == 0.5
+        (logged,) = client.get_metric_history(record["mlflow_run"], "loss")
+        assert (logged.step, logged.timestamp, logged.value) == (12, 1_500_000_000_000, 0.25)
     assert client.get_run(records[1]["mlflow_run"]).data.tags["mlflow.parentRunId"] == parent
 
 
