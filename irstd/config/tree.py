@@ -154,15 +154,33 @@ class TrainConfig(Section):
     """The training loop."""
 
     epochs: int = Field(100, ge=1)
+    epoch_share: float = Field(
+        1.0, gt=0, le=1, description="an epoch stops after this share of its steps: .2 in the code of SSTNet and others"
+    )
     batch: int = Field(8, ge=1, description="key frames in one step over all workers")
     minutes: float | None = Field(None, gt=0, description="stop after the epoch in which this much time has passed")
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = Field(5e-4, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd, Nesterov's")
     weight_decay: float = Field(1e-2, ge=0)
+    decayed: Literal["all", "kernels"] = Field(
+        "all",
+        description="what it acts on; 'kernels': not on biases, normalisations and single weights, as YOLOX has it",
+    )
     schedule: Literal["constant", "cosine", "yolox", "step"] = Field(
         "cosine", description="of the rate, by step; 'yolox': quadratic warm-up, cosine, a flat end"
     )
-    warmup: int = Field(0, ge=0, description="steps of linear warm-up")
+    rate_by: Literal["step", "epoch"] = Field(
+        "step", description="'epoch': the rate stays through an epoch, as SSTNet's code has it"
+    )
+    floor: float | None = Field(
+        None, ge=0, le=1, description="share of lr at which cosine and yolox end; none: .01 and .05"
+    )
+    warmup: int = Field(0, ge=0, description="steps of warm-up")
+    warmup_epochs: float | None = Field(None, ge=0, description="epochs of it, in place of warmup")
+    warmup_from: float | None = Field(
+        None, ge=0, lt=1, description="share of lr in the first step; none: as if the step before had had 0"
+    )
     milestones: list[float] = Field(
         [0.6, 0.85], description="shares of the training after which 'step' lowers the rate"
     )
@@ -178,6 +196,11 @@ class TrainConfig(Section):
     )
     clip: float | None = Field(None, gt=0, description="largest gradient norm")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: off")
+    ema_ramp: float | None = Field(
+        None,
+        gt=0,
+        description="it rises as 1 - exp(-n / this) over n steps, YOLOX's has 2000; none: n / (n + 10), faster",
+    )
     loss: LossConfig = LossConfig()
     val_every: int = Field(1, ge=1, description="epochs between validations (and checkpoints)")
     val_steps: int | None = Field(None, ge=1, description="steps between them, in place of val_every")
@@ -193,6 +216,15 @@ class TrainConfig(Section):
     def _sense(self) -> TrainConfig:
         if self.batch % self.accumulate:
             raise ValueError(f"train.batch={self.batch} does not divide into train.accumulate={self.accumulate} parts")
+        for name, value, idle, why in (
+            ("momentum", self.momentum, self.optimizer != "sgd", f"optimizer={self.optimizer}"),
+            ("floor", self.floor, self.schedule not in ("cosine", "yolox"), f"schedule={self.schedule}"),
+            ("ema_ramp", self.ema_ramp, not self.ema, "ema=0"),
+            ("warmup_from", self.warmup_from, not (self.warmup or self.warmup_epochs), "no warm-up"),
+            ("warmup_epochs", self.warmup_epochs, self.warmup > 0, f"warmup={self.warmup}"),
+        ):
+            if idle and value != type(self).model_fields[name].default:
+                raise ValueError(f"train.{name}={value} decides nothing with {why}; remove one of them")
         if self.compile and self.activation_checkpointing:
             raise ValueError(
                 "train.compile=true does not go with train.activation_checkpointing=true, whose batch statistics "
@@ -287,7 +319,7 @@ class Config(Section):
         unused |= {"focal_gamma", "focal_alpha"} if len(unused) == 2 else set()
         # The weights that it starts from go in by their hash, elsewhere; activations that are computed again are the same.
         aside = {"init": True, "activation_checkpointing": True, "loss": unused}
-        aside |= dict.fromkeys(self._later("train", "quick"), True)
+        aside |= dict.fromkeys(self._later("train", *LATER["train"]), True)
         found["train"] = self.train.model_dump(mode="json", exclude=aside)
         # These choose the checkpoint that is kept as best.
         found["select"] = self.evaluate.model_dump(mode="json")
@@ -298,6 +330,21 @@ class Config(Section):
         values = getattr(self, section)
         return {name for name in names if getattr(values, name) == type(values).model_fields[name].default}
 
+
+# Values that came later, and change nothing as long as they are not given.
+LATER = {
+    "train": (
+        "decayed",
+        "ema_ramp",
+        "epoch_share",
+        "floor",
+        "momentum",
+        "quick",
+        "rate_by",
+        "warmup_epochs",
+        "warmup_from",
+    ),
+}
 
 # Protocols and objectives of what a network gives, the default first.
 MEASURES = {

@@ -109,7 +109,8 @@ class Run:
             started = start_from(model, train.init)
             log(f"{self.identity.name} {started}")
         self.model = model.to(self.device, memory_format=memory_format(model, train.channels_last))
-        self.steps_per_epoch = len(self.loader)
+        # Rounded down; the tiny part mends .2 * 2245, which is a little less than 449.
+        self.steps_per_epoch = max(1, int(len(self.loader) * train.epoch_share + 1e-9))
         self.total = self.steps_per_epoch * train.epochs
         self.stepper = Stepper(self.model, config, self.total)
         self.step, self.epoch, self.seconds = 0, 0, 0.0
@@ -189,11 +190,14 @@ class Run:
             self.stepper(batch, self.step)
             self.step += 1
             # What is due with the last step waits until the loader stands at the next epoch.
+            if self.step % self.steps_per_epoch == 0 and self.config.train.epoch_share < 1:
+                break
             if report and self.step % self.steps_per_epoch and self._due():
                 self._measure(report)
                 if self._over():
                     return
         self.epoch += 1
+        self.loader.set_epoch(self.epoch)
         if report and self._due():
             self._measure(report)
 

@@ -52,7 +52,7 @@ class Stepper:
         if self.grouped:
             self.module = nn.parallel.DistributedDataParallel(module, find_unused_parameters=model.spares)
         self.optimizer = build_optimizer(model, train)
-        self.average = AveragedWeights(model, train.ema) if train.ema else None
+        self.average = AveragedWeights(model, train.ema, train.ema_ramp) if train.ema else None
         self._losses: list[tuple[torch.Tensor, int, list[tuple[str, int]]]] = []
         self._sums: dict[str, torch.Tensor] = {}
         self._steps = 0
