@@ -59,6 +59,8 @@ def run(
     for key in changed:
         if key != "data.sets":
             raise InputError(f"{key}: evaluate measures the model as it is; it takes data.sets=[...] only")
+    if split in package.config.data.train_on.split("+"):
+        say(f"the model was trained on {split}: its numbers there are of no use for a comparison")
     place = workspace.shards_at(shards)
     sets = changed.get("data.sets")
     if not sets:  # the model's own; of other shards all, since they need not know those

@@ -95,14 +95,15 @@ def prepare(config: Config, shards: str | Path) -> Job:
         place = {"init": str(Path(config.train.init).resolve())}
         config = config.model_copy(update={"train": config.train.model_copy(update=place)})
     manifests = read_all(shards, config.data.sets)
-    require(manifests, "train", config.model.frames)
+    split = config.data.train_on
+    require(manifests, split, config.model.frames)
     for manifest in manifests if config.model.task == "segmentation" else ():
-        samples = [s for shard in manifest.shards("train") for s in shard["samples"]]
+        samples = [s for shard in manifest.shards(split) for s in shard["samples"]]
         if samples and not any("masks.npy" in s["members"] for s in samples):
             others = [
                 m.set
                 for m in manifests
-                if any("masks.npy" in e["members"] for h in m.shards("train") for e in h["samples"])
+                if any("masks.npy" in e["members"] for h in m.shards(split) for e in h["samples"])
             ]
             choose = f", or choose with data.sets=[{','.join(others)}]" if others else ""
             hint = f"; make them from its boxes with shard.derive.masks in params.yaml and irstd shard{choose}"
@@ -110,13 +111,13 @@ def prepare(config: Config, shards: str | Path) -> Job:
     if config.model.stored_gradient and config.data.resize == "native":
         require_gradient(manifests, GradientSpec(config.model.stored_gradient, "replicate"))
     # Making a loader is its own check: intensity rule, clip length, batch against key frames.
-    loaders = [loader_for(config, shards, "train", manifests, batch_size=config.train.batch)]
-    if sum(m.count("val", "labelled") for m in manifests):
+    loaders = [loader_for(config, shards, split, manifests, batch_size=config.train.batch)]
+    if split == "train" and sum(m.count("val", "labelled") for m in manifests):
         loaders.append(loader_for(config, shards, "val", manifests, batch_size=1))
     elif config.train.patience:
+        why = "have no labelled key frame in the split 'val'" if split == "train" else "are trained on with their val"
         raise InputError(
-            f"train.patience={config.train.patience}: the chosen sets have no labelled key frame in the split 'val' to get "
-            "better on; leave it out"
+            f"train.patience={config.train.patience}: the chosen sets {why}, so there is nothing to get better on; leave it out"
         )
     for loader in loaders:
         if config.model.task == "segmentation" and not loader.masks:
@@ -131,7 +132,7 @@ def prepare(config: Config, shards: str | Path) -> Job:
 def check_batch(job: Job, workers: int) -> None:
     """`InputError` where the global batch, or the validation, cannot be shared out."""
     batch = job.config.train.batch
-    frames = sum(m.count("val", "labelled") for m in job.manifests)
+    frames = sum(m.count("val", "labelled") for m in job.manifests) if job.config.data.train_on == "train" else 0
     if 0 < frames < workers:
         raise InputError(f"{workers} workers for {frames} key frames of the split 'val'; ask for fewer with --workers")
     shares = workers * job.config.train.accumulate

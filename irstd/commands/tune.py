@@ -69,7 +69,7 @@ def search(
         jobs.append(training.prepare(config, workspace.shards_at(shards)))
     jobs, drawn = distinct(jobs, drawn)
     metric = f"val_{space.objective.metric}"
-    if not sum(m.count("val", "labelled") for m in jobs[0].manifests):
+    if jobs[0].config.data.train_on != "train" or not sum(m.count("val", "labelled") for m in jobs[0].manifests):
         raise InputError(
             f"space {space.name}: no trial can report {metric}: the chosen sets have no labelled val split"
         )

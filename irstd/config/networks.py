@@ -184,6 +184,14 @@ class BPFPNConfig(Network):
     width: float = Field(1.0, ge=0.03125, le=4, description="multiple of the published numbers of channels")
     motion_branch: bool = Field(False, description="the host's training-only motion loss")
     motion_slices: int = Field(1, ge=1, le=4, description="of its ConvLSTM; 1 as released")
+    frame_weights: Literal["trained", "fixed"] = Field(
+        "trained",
+        description="of the neck; 'fixed': they stay 1 / (T - 1), as the host's optimizer was never given them",
+    )
+    batch_statistics: Literal["clip", "place"] = Field(
+        "clip",
+        description="in training over all frames at once; 'place': over each place in the clip, as the host; slower",
+    )
     prior: float | None = Field(
         None, gt=0, lt=1, description="what objectness and class start at (YOLOX: .01); none: about .5, as the host"
     )
@@ -202,6 +210,11 @@ class BPFPNConfig(Network):
             raise ValueError("motion_branch needs frames of a clip, and frames=1 has no past")
         if self.motion_slices > 1 and not self.motion_branch:
             raise ValueError("motion_slices is a part of motion_branch=true")
+        for name in ("frame_weights", "batch_statistics"):
+            if self.frames == 1 and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} says nothing with frames=1, which has no past; remove it"
+                )
         if self.frames == 1 and self.gils.frames == "key":
             raise ValueError("gils.frames=key says nothing with frames=1, where every frame is the key frame")
         return self

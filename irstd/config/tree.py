@@ -92,6 +92,18 @@ class DataConfig(Section):
     noise: float = Field(0.0, ge=0, description="training: deviation of Gaussian noise in x, up to this")
     resize: str = Field("native", description="native, letterbox:N or stretch:N: what the network gets of whole frames")
     interpolation: Interpolation = Field("bilinear", description="of resized frames, smoothed where they shrink")
+    letterbox: Literal["corner", "centre"] = Field(
+        "corner",
+        description="where frames lie; 'centre': in the middle of grey (x = 128 / 255), as YOLOX's offspring has it",
+    )
+    integer_boxes: bool = Field(
+        False,
+        description="training: corners of resized boxes are cut to whole pixels, as SSTNet's code does by oversight",
+    )
+    train_on: Literal["train", "train+val"] = Field(
+        "train",
+        description="'train+val': as papers whose lists have no val; nothing is left to choose a checkpoint by: the last",
+    )
 
     @field_validator("resize", mode="before")
     @classmethod
@@ -107,6 +119,15 @@ class DataConfig(Section):
             raise ValueError(
                 f"data.crop={self.crop} cuts from frames as they are, and whole frames would be measured at "
                 f"data.resize={self.resize}, another scale; choose one (data.crop=null or data.resize=native)"
+            )
+        kind, given = self.resized[0], type(self).model_fields
+        if kind != "letterbox" and self.letterbox != given["letterbox"].default:
+            raise ValueError(
+                f"data.letterbox={self.letterbox} decides nothing with data.resize={self.resize}; remove it"
+            )
+        if kind == "native" and self.integer_boxes:
+            raise ValueError(
+                "data.integer_boxes=true is of resized boxes, and data.resize=native resizes none; remove it"
             )
         return self
 
@@ -312,8 +333,9 @@ class Config(Section):
         # Nothing is interpolated in native frames, and a run from before there was a choice is still that run. So it is with
         # losses that came later.
         idle = {"resize", "interpolation"} if self.data.resize == "native" else set()
-        data = self.data.model_dump(mode="json", exclude={"sets"} | idle)
-        found = {"model": self.model.model_dump(mode="json"), "data": data}
+        data = self.data.model_dump(mode="json", exclude={"sets"} | idle | self._later("data", *LATER["data"]))
+        model = self.model.model_dump(mode="json", exclude=self._later("model", *LATER["model"]))
+        found = {"model": model, "data": data}
         loss = self.train.loss
         unused = {name for name in ("focal", "objectness_focal") if not getattr(loss, name)}
         unused |= {"focal_gamma", "focal_alpha"} if len(unused) == 2 else set()
@@ -328,11 +350,14 @@ class Config(Section):
     def _later(self, section: str, *names: str) -> set[str]:
         """Those of the `names` that have their defaults: a run from before there was a choice is still that run."""
         values = getattr(self, section)
-        return {name for name in names if getattr(values, name) == type(values).model_fields[name].default}
+        fields = type(values).model_fields
+        return {name for name in names if name in fields and getattr(values, name) == fields[name].default}
 
 
 # Values that came later, and change nothing as long as they are not given.
 LATER = {
+    "data": ("integer_boxes", "letterbox", "train_on"),
+    "model": ("batch_statistics", "frame_weights"),
     "train": (
         "decayed",
         "ema_ramp",

@@ -28,6 +28,8 @@ from irstd.data.windows import Windows, fingerprint, require, require_gradient
 from irstd.errors import InputError
 
 Batch = dict[str, Any]
+TRAINING = ("train", "train+val")
+"""Splits that are shuffled, cropped and cut to whole steps."""
 
 
 class ClipLoader:
@@ -35,8 +37,8 @@ class ClipLoader:
 
     Args:
         shards: folder that holds `manifest.json` and one folder for each set, or its URL, see `irstd.data.remote`.
-        split: "train", "val", "gate" or "test". Train is shuffled and drops the last, incomplete step; the others run in
-            order and leave nothing out. See `irstd.data.order` for which rank gets what.
+        split: "train", "val", "gate" or "test", or "train+val", both as one. Those with train are shuffled and drop the last,
+            incomplete step; the others run in order and leave nothing out. See `irstd.data.order` for which rank gets what.
         frames: T, frames of a clip, the key frame last.
         batch_size: key frames in a batch of this rank.
         crop: side of square crops in pixels; None: whole frames.
@@ -100,7 +102,7 @@ class ClipLoader:
                         f"data.intensity=full_scale would erase {manifest.set}/{name}, a {entry['bit_depth']}-bit recording; "
                         "use data.intensity=sequence"
                     )
-        self.train = split == "train"
+        self.train = split in TRAINING
         self.dataset = dataset or intensity.of_train(self.manifests)
         self._intensity = lru_cache(1024)(self._intensity_of)
         # Of the rule "frame": offset and scale of each key frame once it was seen, the same in every epoch.

@@ -89,7 +89,8 @@ class Manifest:
         return max((s["bit_depth"] for s in self.content["sequences"].values()), default=8)
 
     def shards(self, split: str) -> list[dict[str, Any]]:
-        return [shard for shard in self.content["shards"] if shard["split"] == split]
+        """Those of a split, or of several, "train+val"."""
+        return [shard for shard in self.content["shards"] if shard["split"] in split.split("+")]
 
     def where(self, shard: dict[str, Any]) -> Path | str:
         """A tar's path, or its URL."""
@@ -106,7 +107,7 @@ class Manifest:
         return replace(self, content={name: value for name, value in self.content.items() if name != "shards"})
 
     def count(self, split: str, what: str) -> int:
-        return self.content["counts"].get(split, {}).get(what, 0)
+        return sum(self.content["counts"].get(name, {}).get(what, 0) for name in split.split("+"))
 
 
 def pseudo_masks(manifests: Iterable[Manifest], split: str) -> str | None:

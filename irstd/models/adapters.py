@@ -208,6 +208,8 @@ class DetectionAdapter(Model):
         if not (np.isfinite(boxes_N4).all() and np.isfinite(scores_N).all()):
             raise InputError(f"{name} gives boxes or scores that are NaN or infinite")
         height, width = placement.placed
+        top, left = placement.origin
+        boxes_N4 = boxes_N4 - [left, top, left, top]
         corners_N4 = boxes_N4.clip(0, [width, height, width, height])
         sides_N2 = corners_N4[:, 2:] - corners_N4[:, :2]
         kept_N = (sides_N2 > 0).all(1)

@@ -157,8 +157,7 @@ class SegmentationModel(Model):
         probability_BHW = torch.sigmoid(logit_B1HW[:, 0].float()).cpu().numpy()
         found = []
         for placement, probability_HW in zip(placements, probability_BHW, strict=True):
-            height, width = placement.placed
-            item = detections_of(probability_HW[:height, :width], self.threshold)
+            item = detections_of(placement.part(probability_HW), self.threshold)
             found.append(item if self.resize.native else placed_back(item, placement))
         return found
 

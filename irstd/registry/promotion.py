@@ -48,6 +48,13 @@ def compare(workspace: Workspace, challenger: Any, champion: Any | None, shards:
                 False, f"the {role} was trained and measured on other shards than are here now; train it again", "-"
             )
     split = "gate" if all(m.count("gate", "labelled") for m in manifests) else "val"
+    for role, package in (("challenger", mine), ("champion", theirs)):
+        if split == "val" and package.config.data.train_on != "train":
+            return Verdict(
+                False,
+                f"the sets have no gate split, and the {role} was trained on val; nothing is left to compare",
+                "-",
+            )
     measured = [
         _measure(package, split, shards, mine.config.objective) | {"version": str(v.version)}
         for package, v in ((mine, challenger), (theirs, champion))

@@ -21,7 +21,7 @@ import torch
 from torch import distributed
 
 from irstd.config import Config
-from irstd.data.loader import ClipLoader
+from irstd.data.loader import TRAINING, ClipLoader
 from irstd.data.manifest import Manifest, read_all
 from irstd.errors import InputError
 from irstd.models import build_model
@@ -47,7 +47,7 @@ def loader_for(config: Config, shards: str | Path, split: str, manifests: list[M
         shards,
         split,
         frames=config.model.frames,
-        crop=config.data.crop if split == "train" else None,
+        crop=config.data.crop if split in TRAINING else None,
         seed=config.train.seed,
         sets=config.data.sets,
         intensity_rule=config.data.intensity,
@@ -95,9 +95,10 @@ class Run:
                 f"{self.identity.name}: a QUICK TEST of a recipe: it shows that the recipe runs; its numbers say nothing"
             )
         place = {"rank": self.rank, "world_size": self.world}
-        self.loader = loader_for(config, shards, "train", manifests, batch_size=train.batch // self.world, **place)
+        split = config.data.train_on
+        self.loader = loader_for(config, shards, split, manifests, batch_size=train.batch // self.world, **place)
         self.val = None
-        if sum(m.count("val", "labelled") for m in manifests):
+        if split == "train" and sum(m.count("val", "labelled") for m in manifests):
             self.val = loader_for(config, shards, "val", manifests, batch_size=1, **place)
 
         # Float32 parts are float32: TF32 would round counts to 11 bits.
@@ -312,7 +313,7 @@ def describe(config: Config, shards: str | Path) -> str:
     """One line on what a run will do, for a terminal."""
     manifests = read_all(shards, config.data.sets)
     found = identity(config, manifests)
-    frames = sum(m.count("train", "labelled") for m in manifests)
+    frames = sum(m.count(config.data.train_on, "labelled") for m in manifests)
     values = json.dumps(config.model.model_dump(exclude_defaults=True) or {"name": config.model.name})
     return (
         f"run {found.name}: {config.model.name} {values}, {frames} labelled key frames of "

@@ -35,7 +35,9 @@ def _rehearse(name: str, config: Config, shards: str | Path, manifests: list[Man
     model = build_model(config)
     if not any(p.requires_grad for p in model.parameters()):
         raise InputError(f"{name}: has no parameters to train")
-    batch = next(iter(loader_for(config, shards, "train", manifests, batch_size=min(2, config.train.batch))))
+    batch = next(
+        iter(loader_for(config, shards, config.data.train_on, manifests, batch_size=min(2, config.train.batch)))
+    )
     shape = list(batch["frames"].shape)
     try:
         _step(name, model, batch)

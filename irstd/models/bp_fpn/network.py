@@ -54,6 +54,8 @@ class BPFPN(Model):
         width: multiple of the published numbers of channels.
         motion_branch: True adds the host's training-only motion loss.
         motion_slices: slices of its ConvLSTM, 1 as released.
+        frame_weights: "fixed" keeps the neck's at their start, as the host's training does.
+        batch_statistics: in training, over all frames of the "clip" at once, or of each "place" in it, as the host.
         gils, dgr: what BP-FPN adds; None: the defaults, or nothing where `bp` is False.
         prior: probability that objectness and class start at, as YOLOX has it; None: biases as PyTorch draws them, as the
             host has it.
@@ -76,6 +78,8 @@ class BPFPN(Model):
         motion_branch: bool = False,
         *,
         motion_slices: int = 1,
+        frame_weights: str = "trained",
+        batch_statistics: str = "clip",
         gils: GILSConfig | None = None,
         dgr: DGRConfig | None = None,
         prior: float | None = None,
@@ -96,6 +100,7 @@ class BPFPN(Model):
         self.dgr_config = dgr or (DGRConfig() if bp else none[1])
         self.frames, self.in_channels, self.classes = frames, in_channels, classes
         self.min_score, self.nms = min_score, nms
+        self.by_place = batch_statistics == "place" and frames > 1
         c = widths(width)
         # Named as in YOLOX, so that its weights load by name.
         self.backbone = Pyramid(in_channels, width, self.gils_config, self.dgr_config)
@@ -104,6 +109,8 @@ class BPFPN(Model):
         self.motion = MotionBranch(in_channels, c["dark3"], frames, width, motion_slices) if motion_branch else None
         self.auxiliary = AuxiliaryHeads(c["dark4"]) if self.dgr_config.variant == "auxiliary" else None
         self.apply(_initialise)
+        if frame_weights == "fixed" and self.neck is not None:
+            self.neck.weight.requires_grad_(False)
         if prior is not None:
             self.head.start_at(prior)
 
@@ -153,8 +160,16 @@ class BPFPN(Model):
 
     def levels(self, frames_BTHW: torch.Tensor) -> Levels:
         """The pyramid's maps of all frames, N = B * T, frames of a clip together."""
-        rows = ALL if self.gils_config.frames == "all" else slice(self.frames - 1, None, self.frames)
+        everywhere = self.gils_config.frames == "all"
+        rows = ALL if everywhere else slice(self.frames - 1, None, self.frames)
         self.backbone.backbone.recompute = self.training and self.activation_checkpointing
+        if self.training and self.by_place:
+            places = [
+                self.backbone(*self.image(frames_BHW), ALL if everywhere or t == self.frames - 1 else None)
+                for t, frames_BHW in enumerate(frames_BTHW.unbind(1))
+            ]
+            maps = zip(*places, strict=True)
+            return Levels(*(None if each[0] is None else torch.stack(each, 1).flatten(0, 1) for each in maps))
         return self.backbone(*self.image(frames_BTHW.flatten(0, 1)), rows)
 
     def heads(self, p3_NCHW: torch.Tensor, frames_BTHW: torch.Tensor) -> torch.Tensor:
@@ -223,7 +238,7 @@ class BPFPN(Model):
         """What raw predictions say, in original pixels."""
         found = []
         for raw_CHW, placement in zip(raw_BCHW, placements, strict=True):
-            (item,) = detections_of(raw_CHW.unsqueeze(0), *placement.placed, self.min_score, self.nms)
+            (item,) = detections_of(raw_CHW.unsqueeze(0), *placement.placed, self.min_score, self.nms, placement.origin)
             found.append(replace(item, boxes_N4=placement.boxes_back(item.boxes_N4)))
         return found
 

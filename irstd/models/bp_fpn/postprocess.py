@@ -14,17 +14,26 @@ LARGEST = 100
 
 
 def detections_of(
-    raw_BCHW: torch.Tensor, height: int, width: int, min_score: float = 0.001, nms: float = 0.65
+    raw_BCHW: torch.Tensor,
+    height: int,
+    width: int,
+    min_score: float = 0.001,
+    nms: float = 0.65,
+    origin: tuple[int, int] = (0, 0),
 ) -> list[Detections]:
     """Detections of each key frame, by falling score, boxes (x, y, w, h) in px.
 
     score = objectness * probability of the likeliest class; boxes of one class whose IoU is above `nms` are one, as the
-    host's protocol has it. Boxes are cut at the frame's border; what lies outside is dropped.
+    host's protocol has it. Boxes are cut at the frame's border; what lies outside is dropped. `origin`: top and left of the
+    frame [height, width], where it does not begin with the first cell; boxes are in its own pixels.
     """
     boxes_BA4, objectness_BA, classes_BAC = decode(raw_BCHW)
     best_BA, class_BA = torch.sigmoid(classes_BAC).max(-1)
     scores_BA = torch.sigmoid(objectness_BA) * best_BA
     low_BA2, high_BA2 = boxes_BA4[..., :2] - boxes_BA4[..., 2:] / 2, boxes_BA4[..., :2] + boxes_BA4[..., 2:] / 2
+    top, left = origin
+    if top or left:
+        low_BA2, high_BA2 = (corner_BA2 - corner_BA2.new_tensor([left, top]) for corner_BA2 in (low_BA2, high_BA2))
     limit = low_BA2.new_tensor([width, height])
     low_BA2, high_BA2 = low_BA2.clamp(min=0).minimum(limit), high_BA2.clamp(min=0).minimum(limit)
     found_BA4 = torch.cat((low_BA2, high_BA2 - low_BA2), dim=-1).cpu().numpy()
