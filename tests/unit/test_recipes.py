@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,68 @@ def test_an_expected_number_is_held_against_that_of_its_split_protocol_and_grid_
     assert "expected iou 0.8 +- 0.01 (published: a table; test, msda, grid 512, field-best)" in line
     assert expected.held_against("val", [row], "val-best") is None
     assert expected.held_against("test", others, "val-best") is None
+
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+def header(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    stop = next(i for i, line in enumerate(lines) if not line.startswith("#"))
+    return "\n".join(line.removeprefix("#") for line in lines[:stop])
+
+
+def shown(value: float) -> str:
+    """As headers write it: .806, and 4.35e-6."""
+    return (
+        f"{value * 1e6:.12g}e-6"
+        if 0 < value < 1e-3
+        else f"{value:.12g}".removeprefix("0")
+        if value < 1
+        else f"{value:.1f}"
+    )
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_header_states_command_hours_and_expected_numbers_with_their_marks(path):
+    text = header(path)
+    found, expected = config.load(recipe=path), Recipe.read(path).expected
+    assert f"irstd train {found.model.name} --recipe recipes/{path.name}" in text
+    assert "irstd ingest" in text and "irstd shard" in text
+    hours = text.partition("Hours:")[2].splitlines()[0].strip()
+    assert hours.startswith("not run") or float(hours.split()[0]) > 0
+    said = text.partition("Expected:")[2]
+    marks = {mark for mark in ("measured", "published", "not run") if f"**{mark}**" in said}
+    assert marks and {entry.mark for entry in expected} == marks - {"not run"}
+    for entry in expected:
+        assert shown(entry.value) in said and entry.protocol in said, entry
+        assert entry.chosen == ("last" if found.data.train_on != "train" else "val-best") or entry.mark == "published"
+    assert f"`{path.stem}`" in (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_quick_test_goes_the_same_way_with_less(path):
+    whole, quick = config.load(recipe=path), config.load(recipe=path, quick=True)
+    assert quick.data.sets == ["sample"] and quick.data.resized[0] == whole.data.resized[0]
+    assert (quick.data.crop is None) == (whole.data.crop is None)
+    assert quick.train.epochs == 2 and quick.model.width < whole.model.width
+    assert (quick.train.ema > 0, quick.train.ema_ramp is None) == (whole.train.ema > 0, whole.train.ema_ramp is None)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_quick_test_of_every_recipe_runs_and_learns_numbers(path, sample_shards, tmp_path):
+    """Through the bare loop, on a smaller sample than the shipped one."""
+    from runs import Keeper
+
+    from irstd.training import loop
+
+    lines: list[str] = []
+    keeper = Keeper(tmp_path)
+    quick = config.load(recipe=path, quick=True)
+    loop.fit(quick, sample_shards, keeper, log=lines.append)
+    assert "QUICK TEST" in lines[0] and lines[0].startswith(f"quick-{quick.model.name}-")
+    losses = [row["loss"] for row in keeper.metrics]
+    assert len(losses) == 2 and all(map(math.isfinite, losses))
+    assert losses[1] < losses[0] * 1.1, losses
+    assert (keeper.folder / "epoch-2" / "best.safetensors").is_file()
