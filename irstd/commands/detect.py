@@ -16,6 +16,7 @@ from irstd.workspace import Workspace
 def run(workspace: Workspace, video: Path, uri: str, out: Path, bit_depth: int | None, overlay: bool) -> None:
     """Both files appear under their names only when they are whole."""
     from irstd.data.video import open_recording
+    from irstd.inference import domain
     from irstd.inference.detector import Detector
     from irstd.registry import models, tracking
 
@@ -27,7 +28,9 @@ def run(workspace: Workspace, video: Path, uri: str, out: Path, bit_depth: int |
     with tracking.answering(workspace):
         package = models.package(workspace, uri)
     recording = open_recording(video, bit_depth)
-    statistics, count = survey(recording)
+    statistics, count, size = survey(recording)
+    for note in domain.check(package.content, recording.bit_depth, *size):
+        say(f"{video.name}: {note}")
     out.mkdir(parents=True, exist_ok=True)
     lines, film = out / ".detections.jsonl.part", out / ".overlay.part.webm"
     try:
@@ -47,19 +50,20 @@ def run(workspace: Workspace, video: Path, uri: str, out: Path, bit_depth: int |
     result(video=str(video), frames=count, detections=total, out=str(out))
 
 
-def survey(recording: Any) -> tuple[dict[str, float], int]:
-    """The recording's statistics, as `sequence.json` holds them, and its counted frames."""
+def survey(recording: Any) -> tuple[dict[str, float], int, tuple[int, int]]:
+    """The recording's statistics, as `sequence.json` holds them, its counted frames, and their height and width."""
     from irstd.data.counts import intensity_of
 
-    count = 0
+    count, size = 0, (0, 0)
 
     def counted() -> Any:
-        nonlocal count
+        nonlocal count, size
         for frame_HW in recording.frames():
             count += 1
+            size = frame_HW.shape
             yield frame_HW
 
-    return dict(intensity_of(counted())), count
+    return dict(intensity_of(counted())), count, size
 
 
 def detections(

@@ -11,7 +11,7 @@ import numpy as np
 
 from irstd.data import intensity
 from irstd.data.counts import intensity_of
-from irstd.errors import InputError
+from irstd.inference import domain
 from irstd.inference.package import Package
 from irstd.models.contract import Detections
 
@@ -38,15 +38,11 @@ class Detector:
         """Detections of every frame of a sequence.
 
         frames_THW: uint8 or uint16 sensor counts [T, H, W] of one recording; its statistics, where the intensity rule
-        wants them, are taken over all frames given.
-        Raises: InputError for other types or shapes.
+        wants them, are taken over all frames given. bit_depth: of the counts; by default the model's own where the type holds
+        it. Raises: InputError for other types or shapes, and bit depths that the intensity rule cannot take.
         """
-        frames_THW = np.asarray(frames_THW)
-        if frames_THW.ndim != 3 or frames_THW.dtype not in (np.uint8, np.uint16):
-            raise InputError(
-                f"expected sensor counts uint8 or uint16 [T, H, W], got {frames_THW.dtype} {list(frames_THW.shape)}"
-            )
-        depth = bit_depth or frames_THW.dtype.itemsize * 8
+        frames_THW = domain.counts(frames_THW)
+        depth = bit_depth or domain.depth_of(self.package.content, frames_THW.dtype)
         return list(self.stream(frames_THW, depth, intensity_of(frames_THW)))
 
     def stream(
@@ -58,6 +54,7 @@ class Detector:
         scale, which gives what whole clips give up to rounding. Under the rule `frame` each key frame scales its whole
         clip, so that features of past frames are of no use: whole clips then go through the network, `batch` at a time.
         """
+        domain.check(self.package.content, bit_depth)
         kept = self.model.stream() if self.model.frames > 1 and self._one_scale(bit_depth) else None
         found = self._by_clip(frames, bit_depth, statistics, batch)
         if kept is not None:

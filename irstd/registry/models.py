@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import shutil
 import tempfile
 import warnings
 from pathlib import Path
@@ -13,64 +12,100 @@ import numpy as np
 
 from irstd.errors import InputError, WorkError, nearest
 from irstd.foreign import Source, carried
+from irstd.inference import card
 from irstd.inference.detector import Detector
-from irstd.inference.package import CODE, Package
+from irstd.inference.package import CODE, EXAMPLE, Package
+from irstd.registry import layers, tracking
 from irstd.registry.tracking import _mlflow, client
 from irstd.workspace import Workspace
 
-# What a version needs to run, besides irstd's lower layers, which travel with it.
-REQUIRES = ("mlflow", "torch", "numpy", "opencv-python", "safetensors", "pydantic", "PyYAML", "natsort", "scipy")
-LAYERS = ("__init__.py", "errors.py", "files.py", "foreign.py", "config", "data", "models", "metrics", "inference")
+# What a version needs to run, besides irstd's lower layers, which travel with it. MLflow brings pydantic and PyYAML.
+REQUIRES = ("mlflow", "torch", "numpy", "opencv-python", "safetensors")
 # Where a version's files hold the model package.
 PACKAGE = "artifacts/*/package.json"
 # How MLflow says that there is no such model or version; an unknown alias is an invalid parameter to it.
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+# MLflow's tables end a description there.
+DESCRIPTION = 5000
+# Tags of a version: hashes of what it holds.
+SEAL, CARRIED = "irstd.package_sha256", "irstd.carried_sha256"
 
 
 def register(workspace: Workspace, run_id: str, package: Package, name: str, tags: dict[str, Any]) -> str:
-    """Log `package` as a model of the run and register it as the next version of `name`; returns the version's number."""
+    """Log `package` as a model of the run and register it as the next version of `name`; returns the version's number.
+
+    The version's tags hold the hashes of the package and of irstd's code in it, and so does the run.
+    """
     if not run_id:
         # MLflow would quietly make a new run, which nothing else knows of.
         raise WorkError(f"{package.folder}: its run is not in MLflow, so it cannot be registered")
     mlflow = _mlflow(workspace.mlflow_uri)
-    client(workspace)
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    dtype = np.dtype(np.uint16 if package.content["bit_depth"] > 8 else np.uint8)
-    # Unnamed: a named tensor reaches the model as a dict, and a version is called with frames_THW itself.
-    signature = ModelSignature(Schema([TensorSpec(dtype, (-1, -1, -1))]))
+    found = client(workspace)
+    package.check()
+    code = Source.read(package.folder / CODE)
+    own = layers.source(layers.needed(code))
+    seals = {SEAL: package.sha256, CARRIED: layers.sha256(own)}
     with tempfile.TemporaryDirectory(prefix="irstd-register-") as place, warnings.catch_warnings():
-        # MLflow hints at type hints and at signatures without outputs; the output here is a list of dicts.
+        # MLflow hints at type hints; what comes in is an array, what goes out a list of dicts.
         warnings.simplefilter("ignore")
-        code = _copy_layers(Path(place) / "code")
+        own.write(Path(place) / "irstd")
         with mlflow.start_run(run_id=run_id):
             info = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("pyfunc.py")),
                 artifacts={"package": str(package.folder)},
-                code_paths=[str(code / "irstd")],
-                signature=signature,
+                code_paths=[str(Path(place) / "irstd")],
+                signature=_signature(package),
+                input_example=_example(package),
                 pip_requirements=_requirements(package),
                 metadata={"irstd": package.content["metrics"]},
             )
-        found = client(workspace)
         _ensure_name(found, name)
         version = found.create_model_version(
             name,
             info.model_uri,
             run_id,
-            tags={k: str(v) for k, v in tags.items() if v is not None},
+            tags={k: str(v) for k, v in (tags | seals).items() if v is not None},
+            description=card.shortened(card.render(package.content, name), DESCRIPTION),
             model_id=info.model_id,
         )
+    # A second witness: one run may be registered under several names.
+    found.set_tag(run_id, f"{SEAL}.{name}.{version.version}", package.sha256)
     return str(version.version)
+
+
+def _signature(package: Package) -> Any:
+    """Unnamed: a named tensor reaches the model as a dict, and a version is called with frames_THW itself."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types.schema import Array, DataType
+
+    depth = package.content["bit_depth"]
+    outputs = [
+        ColSpec(DataType.long, "frame"),
+        ColSpec(Array(Array(DataType.double)), "boxes"),
+        ColSpec(Array(DataType.double), "scores"),
+    ]
+    return ModelSignature(
+        Schema([TensorSpec(np.dtype(np.uint16 if depth > 8 else np.uint8), (-1, -1, -1))]),
+        Schema(outputs),
+        ParamSchema([ParamSpec("bit_depth", DataType.integer, depth)]),
+    )
+
+
+def _example(package: Package) -> np.ndarray | None:
+    path = package.folder / EXAMPLE
+    return np.load(path, allow_pickle=False) if path.is_file() else None
 
 
 def _requirements(package: Package) -> list[str]:
     """What irstd's lower layers need, and what the code of a network that is not ours imports."""
     own = [f"{p}=={importlib.metadata.version(p).split('+')[0]}" for p in REQUIRES]
+    network = package.config.model.network
+    if network.startswith("irstd."):
+        return own
     with carried(package.folder / CODE):
-        return own + [r for r in Source.of(package.config.model.network).requirements() if r not in own]
+        return own + [r for r in Source.of(network).requirements() if r not in own]
 
 
 def _ensure_name(found: Any, name: str) -> None:
@@ -81,19 +116,6 @@ def _ensure_name(found: Any, name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def _copy_layers(target: Path) -> Path:
-    """irstd's layers below the line, as a package that a version carries."""
-    package = Path(__file__).resolve().parent.parent
-    (target / "irstd").mkdir(parents=True)
-    for part in LAYERS:
-        source = package / part
-        if source.is_dir():
-            shutil.copytree(source, target / "irstd" / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy2(source, target / "irstd" / part)
-    return target
 
 
 def version_of(workspace: Workspace, name: str, run: str) -> str | None:
@@ -151,8 +173,12 @@ def resolve(workspace: Workspace, uri: str) -> Any:
         ) from None
 
 
-def package(workspace: Workspace, uri: str) -> Package:
-    """The package behind a model URI, or in a local folder. Versions are fetched once and kept under IRSTD_HOME."""
+def package(workspace: Workspace, uri: str, checked: bool = True) -> Package:
+    """The package behind a model URI, or in a local folder. Versions are fetched once and kept under IRSTD_HOME.
+
+    checked: compare a version with the hash that was registered, and fetch it again where the copy that is kept is not that;
+    `WorkError` where the registry's is not that either. Without it the version is fetched anew and given as it is.
+    """
     folder = Path(uri)
     if "://" not in uri and not uri.startswith("models:"):
         if not folder.is_dir():
@@ -162,20 +188,65 @@ def package(workspace: Workspace, uri: str) -> Package:
     kept = workspace.home / "pulled" / version.name / str(version.version)
     marker = kept / ".run"
     # A version that someone else registered may have no run.
-    if not marker.is_file() or marker.read_text() != str(version.run_id):
-        mlflow = _mlflow(workspace.mlflow_uri)
-        from irstd.files import staged_folder
+    if checked and marker.is_file() and marker.read_text() == str(version.run_id):
+        try:
+            found = Package.read(next(kept.glob(PACKAGE)).parent)
+            if differs(found, version) is None:
+                return found
+        except (StopIteration, InputError):
+            pass  # damaged here; the registry has it
+    _fetch(workspace, version, kept, uri)
+    found = Package.read(next(kept.glob(PACKAGE)).parent)
+    if checked and (wrong := differs(found, version)):
+        raise WorkError(
+            f"{uri}: {version.name} version {version.version} is not what was registered: {wrong}; it is not used. Restore the "
+            "registry's files, or take another version"
+        )
+    return found
 
-        with staged_folder(kept) as staged:
-            path = mlflow.artifacts.download_artifacts(
-                f"models:/{version.name}/{version.version}", dst_path=str(staged)
+
+def differs(found: Package, version: Any) -> str | None:
+    """What of a version's package is not as it was registered; None where all is."""
+    sealed = version.tags.get(SEAL)
+    if sealed is not None and found.sha256 != sealed:
+        return f"package.json is {found.sha256[:12]}, registered was {sealed[:12]}"
+    for name, wrong in found.altered():
+        return f"{name} {wrong}"
+    return None
+
+
+def _fetch(workspace: Workspace, version: Any, kept: Path, uri: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    from irstd.files import staged_folder
+
+    mlflow = _mlflow(workspace.mlflow_uri)
+    with staged_folder(kept) as staged:
+        path = staged
+        try:
+            path = Path(
+                mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}", dst_path=str(staged))
             )
-            if not any(Path(path).glob(PACKAGE)):
-                raise InputError(f"{uri}: {version.name} version {version.version} was not registered by irstd")
-            (Path(path) / ".run").write_text(str(version.run_id))
-    return Package.read(next(kept.glob(PACKAGE)).parent)
+        except (MlflowException, OSError) as error:
+            # Not to be taken for a server that does not answer: the version itself was found.
+            said = (str(error).splitlines() or ["no answer"])[0]
+            raise WorkError(
+                f"{uri}: the files of {version.name} version {version.version} cannot be fetched ({said}); restore the "
+                "registry's artifacts, or take another version"
+            ) from None
+        if not any(path.glob(PACKAGE)):
+            if SEAL in version.tags:
+                raise WorkError(
+                    f"{uri}: the files of {version.name} version {version.version} are gone from the registry's artifacts; "
+                    "restore them, or take another version"
+                )
+            raise InputError(f"{uri}: {version.name} version {version.version} was not registered by irstd")
+        (path / ".run").write_text(str(version.run_id))
 
 
 def load_model(uri: str, device: str = "cpu") -> Detector:
     """A detector from a model URI: `load_model("models:/ggl-net@champion")(frames_THW)` -> a list of Detections."""
-    return Detector(package(Workspace.find().enter(), uri), device)
+    workspace = Workspace.find().enter()
+    with tracking.answering(workspace):
+        found = package(workspace, uri)
+    return Detector(found, device)

@@ -2,8 +2,10 @@
 
     model = mlflow.pyfunc.load_model("models:/ggl-net@champion")
     model.predict(frames_THW)     # sensor counts -> [{"frame", "boxes", "scores"}, ...]
+    model.predict(frames_THW, params={"bit_depth": 12})     # of another camera; by default as in training
 
-Nothing is unpickled, and irstd need not be installed: the layers that it needs travel with the version.
+Nothing is unpickled, and irstd need not be installed: the layers that it needs travel with the version. Files that are not
+what they were when they were registered are refused.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ class IrstdModel(mlflow.pyfunc.PythonModel):
     ) -> list[dict[str, Any]]:
         return [
             {"frame": index, "boxes": found.boxes_N4.tolist(), "scores": found.scores_N.tolist()}
-            for index, found in enumerate(self.detector(np.asarray(model_input)))
+            for index, found in enumerate(self.detector(np.asarray(model_input), (params or {}).get("bit_depth")))
         ]
 
 

@@ -1,0 +1,97 @@
+"""What a package notes of the shards that its model learned from: groups, digests of splits, licences, kinds of frames.
+
+All of it comes from manifests, so that it holds wherever the shards lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from irstd.files import canonical_json, sha256_text
+
+SPLITS = ("train", "val", "gate", "test")
+
+
+def noted(manifests: Iterable[Any]) -> dict[str, Any]:
+    """`{"groups": {set: {split: [group]}}, "splits": {set: {split: digest}}}`, as a lineage holds them."""
+    manifests = list(manifests)
+    return {
+        "groups": {m.set: groups(m.content) for m in manifests},
+        "splits": {m.set: {split: split_digest(m.content, split) for split in SPLITS} for m in manifests},
+    }
+
+
+def groups(content: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The groups of each split of a set, by the content of its manifest.
+
+    Where a set is cut into stretches (`split_by: block`), a stretch is its own group: its recording is in all splits.
+    """
+    whole = content.get("split_by") != "block"
+    return {
+        split: sorted({content["sequences"][label]["group"] if whole else label for label in content["splits"][split]})
+        for split in SPLITS
+    }
+
+
+def group_of(manifests: Iterable[Any]) -> dict[str, str]:
+    """The group of each "<set>/<sequence>", as resampling takes it."""
+    return {
+        f"{m.set}/{name}": f"{m.set}/{entry['group']}"
+        for m in manifests
+        for name, entry in m.content["sequences"].items()
+    }
+
+
+def split_digest(content: Mapping[str, Any], split: str) -> str:
+    """sha256 of what is in one split of a set: it stays when the others grow."""
+    samples = {
+        s["key"]: s["sha256"] for shard in content["shards"] if shard["split"] == split for s in shard["samples"]
+    }
+    about = {name: content[name] for name in ("schema", "gradient", "frames", "chunk")}
+    return sha256_text(canonical_json(about | {"split": content["splits"][split], "samples": samples}))
+
+
+def leaked(trained: Mapping[str, Mapping[str, list[str]]], present: Iterable[Any], splits: Iterable[str]) -> list[str]:
+    """`set/group` of every group that is in one of `splits` of the `present` manifests and that `trained` learned from."""
+    return sorted(
+        f"{m.set}/{group}"
+        for m in present
+        for group in {g for split in splits for g in groups(m.content)[split]}
+        & set(trained.get(m.set, {}).get("train", ()))
+    )
+
+
+def inputs(manifests: Iterable[Any], frames: int) -> dict[str, Any] | None:
+    """What the model saw: T, bit depths, sizes (height, width); None where it saw no shards of ours."""
+    entries = [entry for m in manifests for entry in m.content["sequences"].values()]
+    if not entries:
+        return None
+    return {
+        "frames": frames,
+        "bit_depths": sorted({entry["bit_depth"] for entry in entries}),
+        "sizes": [list(size) for size in sorted({(entry["height"], entry["width"]) for entry in entries})],
+    }
+
+
+def sets(manifests: Iterable[Any]) -> list[dict[str, Any]]:
+    """Of each set: name, digest, licences, and sequences, groups and labelled frames by split."""
+    found = []
+    for m in manifests:
+        by_split = groups(m.content)
+        found.append(
+            {
+                "set": m.set,
+                "digest": m.digest,
+                "licences": sorted({str(e.get("licence") or "not stated") for e in m.content["sequences"].values()}),
+                "split_by": m.content.get("split_by", "group"),
+                "splits": {
+                    split: {
+                        "groups": len(by_split[split]),
+                        **{k: m.count(split, k) for k in ("sequences", "labelled", "targets")},
+                    }
+                    for split in SPLITS
+                },
+            }
+        )
+    return found
