@@ -28,7 +28,7 @@ from irstd.models import build_model
 from irstd.models.contract import load_weights, memory_format, state
 from irstd.training import checkpoint as checkpoints
 from irstd.training.evaluation import REPORTED, gathered, measure, reported
-from irstd.training.identity import identity
+from irstd.training.identity import Identity, identity
 from irstd.training.optimizer import AveragedWeights, learning_rate
 from irstd.training.start import start_from
 from irstd.training.step import Stepper
@@ -64,9 +64,18 @@ def fit(
     resume: Path | None = None,
     device: str | torch.device = "cpu",
     log: Log = print,
+    known: Identity | None = None,
+    stepped: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Train to the end and return the last report's metrics. See the module's docstring for `report`."""
-    run = Run(config, shards, device, log)
+    """Train to the end and return the last report's metrics. See the module's docstring for `report`.
+
+    Args:
+        known: what the run goes under where the code has changed since it began; default: the identity as it is computed now.
+        stepped: told, on every rank, the number of steps done after each of them.
+    """
+    run = Run(config, shards, device, log, known)
+    if stepped is not None:
+        run.stepped = stepped
     if resume is not None:
         run.restore(resume)
     return run.go(report)
@@ -75,7 +84,9 @@ def fit(
 class Run:
     """One rank of a run: model, optimizer, loaders, and where it stands."""
 
-    def __init__(self, config: Config, shards: str | Path, device: str | torch.device, log: Log) -> None:
+    def __init__(
+        self, config: Config, shards: str | Path, device: str | torch.device, log: Log, known: Identity | None = None
+    ) -> None:
         self.config, self.log = config, log
         grouped = distributed.is_available() and distributed.is_initialized()
         self.rank = distributed.get_rank() if grouped else 0
@@ -89,7 +100,7 @@ class Run:
                 + "; change one of them"
             )
         manifests = read_all(shards, config.data.sets)
-        self.identity = identity(config, manifests)
+        self.identity = known or identity(config, manifests)
         if train.quick:
             log(
                 f"{self.identity.name}: a QUICK TEST of a recipe: it shows that the recipe runs; its numbers say nothing"
@@ -120,6 +131,7 @@ class Run:
         self.best: dict[str, Any] = {}
         self.selected: float | None = None  # the objective's value of the best
         self.best_weights: dict[str, torch.Tensor] = {}
+        self.stepped: Callable[[int], None] = lambda step: None
         # What differs between ranks starts here: the model above is the same on all.
         torch.manual_seed(train.seed * 1009 + self.rank + 1)
 
@@ -190,6 +202,7 @@ class Run:
         for batch in self.loader:
             self.stepper(batch, self.step)
             self.step += 1
+            self.stepped(self.step)
             # What is due with the last step waits until the loader stands at the next epoch.
             if self.step % self.steps_per_epoch == 0 and self.config.train.epoch_share < 1:
                 break
@@ -309,10 +322,10 @@ class Run:
         return spent[0]
 
 
-def describe(config: Config, shards: str | Path) -> str:
-    """One line on what a run will do, for a terminal."""
+def describe(config: Config, shards: str | Path, known: Identity | None = None) -> str:
+    """One line on what a run will do, for a terminal. `known`: see `fit`."""
     manifests = read_all(shards, config.data.sets)
-    found = identity(config, manifests)
+    found = known or identity(config, manifests)
     frames = sum(m.count(config.data.train_on, "labelled") for m in manifests)
     values = json.dumps(config.model.model_dump(exclude_defaults=True) or {"name": config.model.name})
     return (

@@ -21,7 +21,7 @@ from irstd.errors import InputError, WorkError
 from irstd.foreign import tree
 from irstd.training import checkpoint, loop, optimizer
 from irstd.training import identity as identity_module
-from irstd.training.identity import COMPUTES, code_hash, identity
+from irstd.training.identity import COMPUTES, Identity, code_hash, identity
 from tests.conftest import CONFIG
 
 TINY = {
@@ -70,6 +70,29 @@ def test_a_killed_run_ends_with_the_same_bits(sample_shards, whole, tmp_path, af
     for row in (*histories[0], *histories[1]):
         del row["seconds"], row["time"]
     assert histories[0] == histories[1]
+
+
+def test_a_run_goes_on_across_a_change_of_code(sample_shards, whole, tmp_path):
+    began = json.loads((whole.folder / "epoch-3" / "state.json").read_text())
+    changed = Identity(began["run"], {"code": "of the day before"})
+    shutil.copytree(whole.folder / "epoch-3", tmp_path / "epoch-3")
+    state = tmp_path / "epoch-3" / "state.json"
+    state.write_text(json.dumps(began | {"identity": changed.hash}))
+    with pytest.raises(InputError, match="belongs to run"):
+        loop.fit(tiny(), sample_shards, Keeper(tmp_path), resume=tmp_path / "epoch-3", log=lambda line: None)
+    steps: list[int] = []
+    loop.fit(
+        tiny(),
+        sample_shards,
+        Keeper(tmp_path),
+        resume=tmp_path / "epoch-3",
+        log=lambda line: None,
+        known=changed,
+        stepped=steps.append,
+    )
+    last = json.loads((tmp_path / "epoch-4" / "state.json").read_text())
+    assert (last["run"], last["identity"]) == (began["run"], changed.hash)
+    assert steps == [*range(began["step"] + 1, last["step"] + 1)]
 
 
 def test_the_best_weights_are_those_of_the_best_epoch(whole):
