@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from irstd import config as configuration
-from irstd.commands import baselines
+from irstd.commands import baselines, expectations
 from irstd.commands.baselines import Anew
 from irstd.commands.show import boxes_scored, number, result, say, scored, table
 from irstd.data.loader import ClipLoader
@@ -68,6 +68,8 @@ def run(
         sets = own or [m.set for m in read_all(place)]
     gathered, found = measured(package, place, split, sets, fa, beside)
     lineage = package.content["lineage"]
+    if "recipe" in lineage and found["digests"] == lineage["sets"]:
+        found["expected"] = expectations.compared(lineage["recipe"], split, found["protocols"], found["chosen"])
     folder = report or workspace.home / "evaluations" / f"{lineage['run']}-{label_of(lineage, found)}"
     files = written(workspace, gathered, found, out, folder)
     log(workspace, lineage, found, files)
@@ -325,6 +327,8 @@ def show(found: dict[str, Any]) -> None:
         grid = found["bins"].get("grid") or "native"
         say(f"by {title} ({found['bins']['protocol']}, grid {grid}, threshold {found['threshold']:g}):")
         say(table([{k: row[k] for k in columns if k in row} for row in found["bins"][name]]))
+    for line in found.get("expected", ()):
+        say(line)
     if point := found.get("wanted_fa"):
         say(
             f"threshold {point['threshold']:.6g} is the lowest above which Fa never exceeds {point['wanted']:g} on "

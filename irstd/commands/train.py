@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from irstd import config as configuration
+from irstd.commands import expectations
 from irstd.commands.show import result, say
 from irstd.config import Config
 from irstd.data.gradient import GradientSpec
@@ -58,7 +59,11 @@ def run(
     config = configuration.load(workspace.root, recipe, changed, model, quick)
     job = prepare(config, workspace.shards_at(shards))
     record = execute(workspace, job, workers)
-    package = write_package(workspace, job, record)
+    kept = None if recipe is None else expectations.of(recipe, changed, quick)
+    package = write_package(workspace, job, record, kept)
+    if kept is not None:
+        for line in against(job, record["metrics"], kept):
+            say(line)
     if out is not None:
         import shutil
 
@@ -275,8 +280,18 @@ def about(job: Job) -> str:
     return measured_as(measured.protocol, measured.grid, measured.threshold, "val", digests)
 
 
-def write_package(workspace: Workspace, job: Job, record: dict[str, Any]) -> Path:
-    """The model package of a finished run, in its run folder."""
+def against(job: Job, best: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
+    """The validation numbers beside those that the recipe leads one to expect, see `expectations.of`."""
+    measured = job.config.evaluate
+    values = {k.removeprefix("val_"): v for k, v in best.items() if k.startswith("val_")}
+    row = {"protocol": measured.protocol, "grid": measured.grid, **values}
+    lines = expectations.compared(recipe, "val", [row], best["chosen"])
+    left = expectations.elsewhere(recipe, "val")
+    return [*lines, left] if left else lines
+
+
+def write_package(workspace: Workspace, job: Job, record: dict[str, Any], recipe: dict[str, Any] | None = None) -> Path:
+    """The model package of a finished run, in its run folder. `recipe`: see `expectations.of`."""
     from irstd.foreign import Source
     from irstd.inference import package
 
@@ -296,6 +311,8 @@ def write_package(workspace: Workspace, job: Job, record: dict[str, Any]) -> Pat
     source = Source.read(folder / package.CODE)
     with staged_folder(target) as staged:
         lineage = record["lineage"] | {"mlflow_run": record["mlflow_run"], "weights_sha256": weights_sha256}
+        if recipe is not None:
+            lineage["recipe"] = recipe
         if source.files:
             lineage["network_sha256"] = source.hash
         package.write(staged, best, job.config, job.manifests, lineage, metrics, source if source.files else None)
