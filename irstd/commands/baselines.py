@@ -6,14 +6,11 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from irstd.commands.show import say
-
-if TYPE_CHECKING:
-    from irstd.metrics import DetectionMetrics
 
 
 class Anew:
@@ -78,7 +75,7 @@ def beside_boxes(frames: Frames, model: list[dict[str, Any]], names: list[str] |
     Where a protocol reads numbers at a threshold, it is the lowest at which the baseline's false alarms a frame stay within
     the model's, on these very frames.
     """
-    from irstd.metrics import DetectionMetrics
+    from irstd.metrics import DetectionMetrics, threshold_within
     from irstd.models.classical import chosen, response_boxes
 
     found = []
@@ -100,19 +97,6 @@ def _fill(metrics: Sequence[Any], found: Iterable[tuple[np.ndarray, ...]], frame
     for given, truth, sequence, ignore_K4 in zip(found, frames.truth, frames.sequences, frames.ignores, strict=True):
         for each in metrics:
             each.update(*given, truth, sequence, ignore_K4=ignore_K4)
-
-
-def threshold_within(metrics: DetectionMetrics, rate: float) -> float:
-    """The lowest threshold above which false alarms a frame are at most `rate`; at which nothing counts where there is none."""
-    all_ = metrics.resampled()
-    if not len(all_.scores_D):
-        return 0.0
-    # False alarms down to each distinct score, itself included.
-    false_L = np.cumsum(~all_.hit_D)[all_.last_L]
-    count = int(np.searchsorted(false_L, rate * all_.frames_S.sum() + 1e-9, side="right"))
-    below = all_.last_L[count - 1] if count else 0
-    score = float(all_.scores_D[below])
-    return float(np.nextafter(score, -np.inf)) if count else score
 
 
 @contextmanager

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from irstd import config as configuration
-from irstd.commands import baselines, expectations
+from irstd.commands import baselines, expectations, threshold
 from irstd.commands.baselines import Anew
+from irstd.commands.frames import frames_of, ignored, mask_of, truth
 from irstd.commands.show import boxes_scored, number, result, say, scored, table
 from irstd.data.loader import ClipLoader
 from irstd.data.manifest import Manifest, read_all
@@ -41,7 +40,6 @@ def run(
     stray: Sequence[str] = (),
 ) -> None:
     """`beside`: names of the classical baselines; None: the quick ones. `stray`: options that are of predictions alone."""
-    from irstd.models import classical
     from irstd.registry import models, tracking
 
     if uri is None:
@@ -50,19 +48,12 @@ def run(
         )
     if stray:
         raise InputError(f"{stray[0]}: is of --predictions; a model has its own")
-    places(out, report)
-    classical.chosen(beside)
-    check_fa(fa, split)
+    sets = checked_options("a model is measured", overrides, split, out, report, fa, beside)
     with tracking.answering(workspace):
         package = models.package(workspace, uri)
-    changed = configuration.parse_overrides(overrides)
-    for key in changed:
-        if key != "data.sets":
-            raise InputError(f"{key}: evaluate measures the model as it is; it takes data.sets=[...] only")
     if split in package.config.data.train_on.split("+"):
         say(f"the model was trained on {split}: its numbers there are of no use for a comparison")
     place = workspace.shards_at(shards)
-    sets = changed.get("data.sets")
     if not sets:  # the model's own; of other shards all, since they need not know those
         own = sorted(package.content["lineage"]["sets"]) if shards is None else []
         sets = own or [m.set for m in read_all(place)]
@@ -76,20 +67,45 @@ def run(
     tell(found, folder, model=uri)
 
 
-def check_fa(fa: float | None, split: str) -> None:
-    """`InputError` where no threshold can be chosen."""
-    if fa is not None and split != "val":
-        raise InputError(f"--fa {fa:g}: a threshold is chosen on val, {split} does not choose one (--split val)")
-    if fa is not None and not 0 < fa < 1:
-        raise InputError(f"--fa {fa:g}: a fraction of pixels between 0 and 1, such as 1e-5")
+def checked_options(
+    what: str,
+    overrides: list[str],
+    split: str,
+    out: Path | None,
+    report: Path | None,
+    fa: float | None,
+    beside: list[str] | None,
+) -> list[str] | None:
+    """The sets that were asked for (None: none). `InputError` for what a model and predictions are both refused for.
 
+    Where what is to be written cannot lie, for unknown baselines, a Fa that no threshold can be chosen for, and overrides
+    of anything but the sets; `what` says of which.
+    """
+    from irstd.models import classical
 
-def places(out: Path | None, report: Path | None) -> None:
-    """`InputError` where what is to be written cannot lie."""
     if out is not None and out.is_dir():
         raise InputError(f"--out {out}: is a folder; name a file")
     if report is not None and report.exists() and not report.is_dir():
         raise InputError(f"--report {report}: is a file; name a folder")
+    classical.chosen(beside)
+    if fa is not None and split != "val":
+        raise InputError(f"--fa {fa:g}: a threshold is chosen on val, {split} does not choose one (--split val)")
+    if fa is not None and not 0 < fa < 1:
+        raise InputError(f"--fa {fa:g}: a fraction of pixels between 0 and 1, such as 1e-5")
+    changed = configuration.parse_overrides(overrides)
+    if other := next((key for key in changed if key != "data.sets"), None):
+        raise InputError(f"{other}: {what} as it is; data.sets=[...] chooses the sets")
+    return changed.get("data.sets")
+
+
+def checked_task(boxes: bool, what: str, fa: float | None, loader: ClipLoader) -> None:
+    """`InputError` where `what`, which gives boxes or masks, cannot be scored against these frames, or has no Fa."""
+    if boxes and fa is not None:
+        raise InputError(f"--fa: Fa counts pixels of masks, and {what} gives boxes; see recall_at in the report")
+    if not boxes and not loader.masks:
+        raise InputError(
+            f"the split {loader.split!r} of {', '.join(m.set for m in loader.manifests)} has no masks to score {what} against"
+        )
 
 
 def written(
@@ -173,8 +189,6 @@ def measured(
     config = package.config.model_copy(update={"data": package.config.data.model_copy(update={"sets": sets})})
     manifests = read_all(shards, sets)
     labelled(manifests, split)
-    if fa is not None and config.model.task == "detection":
-        raise InputError("--fa: Fa counts pixels of masks, and this model gives boxes; see recall_at in the report")
 
     def fresh() -> ClipLoader:
         """A loader at its beginning: passes go on side by side, and a loader that was gone through stands elsewhere."""
@@ -182,12 +196,11 @@ def measured(
         return loader_for(config, shards, split, manifests, batch_size=1, dataset=dataset)
 
     loader = fresh()
-    if config.model.task == "segmentation" and not loader.masks:
-        raise InputError(f"the split {split!r} of {', '.join(sets)} has no masks to score a segmentation against")
+    checked_task(config.model.task == "detection", config.model.name, fa, loader)
     model = package.model()
     # First of all: where it cannot be told, nothing else is waited for.
     maps = Anew(lambda: (model.predict(batch)[0].probability_HW for batch in fresh()))
-    point = None if fa is None else wanted(maps, fresh, fa)
+    point = None if fa is None else threshold.of_maps(maps, fresh, fa)
     gathered = fill(model, loader)
     found = gathered.compute() | {
         "split": split,
@@ -251,7 +264,7 @@ def compared(
     boxes = found["task"] == "detection"
     if beside == [] or not (boxes or comparable(rows[0])):
         return []
-    masks, ignores = _truth(fresh)
+    masks, ignores = truth(fresh)
     frames = baselines.Frames(
         Anew(lambda: (frame_HW for _, frame_HW in frames_of(fresh()))),
         Anew(lambda: (batch["boxes"][0] for batch in fresh())) if boxes else masks,
@@ -267,41 +280,6 @@ def compared(
 def comparable(row: dict[str, Any]) -> bool:
     """Whether so few pixels are marked falsely that a baseline at that rate says anything."""
     return row["fa"] is not None and row["fa"] * row["pixels"] <= COMPARABLE
-
-
-def wanted(maps: Iterable[np.ndarray], fresh: Callable[[], ClipLoader], fa: float) -> dict[str, Any]:
-    """The lowest threshold from which upwards Fa is never above `fa` on the split, under `strict` on the native grid."""
-    from irstd.metrics import lowest_threshold
-
-    say(f"evaluate: the threshold for Fa {fa:g}")
-    masks, ignores = _truth(fresh)
-    point = lowest_threshold(maps, masks, fa, ignores=ignores)
-    about = {"protocol": "strict", "grid": None}
-    return {"wanted": fa, "threshold": point.threshold, "pd": point.pd, "fa": point.fa} | about
-
-
-def _truth(fresh: Callable[[], ClipLoader]) -> tuple[Anew, Anew]:
-    """Masks and ignore regions of every frame."""
-    masks = Anew(lambda: (mask_of(batch) for batch in fresh()))
-    return masks, Anew(lambda: (ignored(batch) for batch in fresh()))
-
-
-def frames_of(loader: ClipLoader) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-    """Batches of one key frame, each with its counts [H, W] without padding."""
-    for batch in loader:
-        h, w = batch["size"][0]
-        yield batch, batch["frames"][0, -1, :h, :w]
-
-
-def mask_of(batch: dict[str, Any]) -> np.ndarray:
-    """bool [H, W] of a batch's one key frame, without padding."""
-    h, w = batch["size"][0]
-    return batch["masks"][0, :h, :w] != 0
-
-
-def ignored(batch: dict[str, Any]) -> np.ndarray | None:
-    """Ignore regions of a batch's one key frame, where the set has any."""
-    return batch["ignore"][0] if batch.get("ignore") is not None else None
 
 
 def show(found: dict[str, Any]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+from typing import Any
 
 from irstd import versioning
-from irstd.commands.show import say, size, table
+from irstd.commands.show import boxes_scored, say, scored, size, table
 from irstd.data import sequence, splits
 from irstd.errors import InputError, nearest
+from irstd.training.record import finished
 from irstd.workspace import Workspace
 
 
@@ -70,13 +72,36 @@ def _runs(workspace: Workspace) -> None:
             "kind": run.data.tags.get("irstd.kind"),
             "status": run.info.status.lower(),
             "started": datetime.datetime.fromtimestamp(run.info.start_time / 1000).strftime("%Y-%m-%d %H:%M"),
-            "val IoU": run.data.metrics.get("best_val_iou"),
-            "val Pd": run.data.metrics.get("best_val_pd"),
+            "val": _val(run.data.metrics, measured := _measured(workspace, run)),
+            "measured as": ", ".join(measured),
             "mlflow": run.info.run_id[:8],
         }
         for run in runs
     ]
     say(table(rows) if rows else "no runs yet; irstd train ggl-net --recipe recipes/demo.yaml")
+
+
+def _measured(workspace: Workspace, run: Any) -> list[str]:
+    """Protocol, grid and threshold of a run's numbers on val; [] where neither MLflow nor the run folder says them."""
+    names = ("protocol", "grid", "threshold")
+    found = [run.data.params.get(f"evaluate.{name}") for name in names]
+    if found[0] is None:  # a trial: its parameters are those that were drawn
+        folder = workspace.runs / str(run.data.tags.get("irstd.run"))
+        record = finished(folder, record_needed=False) or {}
+        found = [record.get("config", {}).get("evaluate", {}).get(name) for name in names]
+    protocol, grid, threshold = found
+    if protocol is None or threshold is None:
+        return []
+    return [protocol, f"grid {'native' if grid in (None, 'None') else grid}", f"threshold {float(threshold):g}"]
+
+
+def _val(metrics: dict[str, float], measured: list[str]) -> str | None:
+    """The numbers of the best checkpoint; None where nothing says how they were measured, or there are none."""
+    values = {k.removeprefix("best_val_"): v for k, v in metrics.items() if k.startswith("best_val_")}
+    if not measured or not values:
+        return None
+    shown = {k: v for k, v in values.items() if k in ("ap50", "ap", "f1")}
+    return boxes_scored(shown) if shown else scored(values) if "fa" in values else None
 
 
 def _models(workspace: Workspace) -> None:
@@ -96,6 +121,7 @@ def _models(workspace: Workspace) -> None:
                         "aliases": ", ".join(sorted(aliases.get(str(version.version), []))),
                         "run": version.tags.get("irstd.run"),
                         "chosen": version.tags.get("irstd.chosen"),
+                        "threshold": version.tags.get("irstd.threshold"),
                         "promotion": version.tags.get("irstd.promotion"),
                     }
                 )

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from irstd import config as configuration
 from irstd.commands import evaluate
+from irstd.commands import threshold as threshold_choice
 from irstd.commands.baselines import Anew
+from irstd.commands.frames import frames_of, ignored, mask_of
 from irstd.commands.show import say
 from irstd.data import predictions, sequence
 from irstd.data.importers.text import read_mapping
@@ -46,19 +47,12 @@ def run(
     images: Path | None = None,
 ) -> None:
     """Options as of the command line."""
-    from irstd.models import classical
-
     if uri is not None:
         raise InputError(f"{uri} and --predictions {place}: score one at a time, a model or predictions")
     if missing not in MISSING:
         raise InputError(f"--missing {missing}: unknown{nearest(missing, MISSING)}; known: {', '.join(MISSING)}")
-    evaluate.places(out, report)
-    evaluate.check_fa(fa, split)
-    classical.chosen(beside)
-    changed = configuration.parse_overrides(overrides)
-    if unknown := next((key for key in changed if key != "data.sets"), None):
-        raise InputError(f"{unknown}: predictions are scored as they are; data.sets=[...] chooses the sets")
-    manifests = read_all(workspace.shards_at(shards), changed.get("data.sets"))
+    sets = evaluate.checked_options("each prediction is scored", overrides, split, out, report, fa, beside)
+    manifests = read_all(workspace.shards_at(shards), sets)
     evaluate.labelled(manifests, split)
 
     def fresh() -> ClipLoader:
@@ -71,14 +65,7 @@ def run(
     complete(given, len(keys), split, missing)
     name = name or place.stem
     say(f"{name}: {given.form}")
-    if fa is not None and given.maps is None:
-        raise InputError(
-            "--fa: Fa counts pixels of masks, and these predictions are boxes; see recall_at in the report"
-        )
-    if given.maps is not None and not loader.masks:
-        raise InputError(
-            f"the split {split!r} of {', '.join(m.set for m in manifests)} has no masks to score maps against"
-        )
+    evaluate.checked_task(given.maps is None, name, fa, loader)
     if threshold is not None and not 0 <= threshold < (1 if given.maps is not None else float("inf")):
         raise InputError(
             f"--threshold {threshold:g}: a pixel is predicted above the threshold, a box at least at it: give 0 or more, and "
@@ -88,7 +75,7 @@ def run(
     point = None
     if fa is not None:  # first of all: where it cannot be told, nothing else is waited for
         maps = Anew(lambda: (_map(given, *_place(batch)) for batch in fresh()))
-        point = evaluate.wanted(maps, fresh, fa)
+        point = threshold_choice.of_maps(maps, fresh, fa)
     gathered = fill(given, loader, 0.5 if threshold is None else threshold, scored)
     found = gathered.compute() | {
         "split": split,
@@ -195,16 +182,16 @@ def fill(given: Predictions, loader: ClipLoader, threshold: float, scored: Seque
     groups = evaluate.groups_of(loader.manifests)
     boxes = given.boxes
     out = SegmentationReport(threshold, scored, loader.pseudo_masks) if boxes is None else DetectionReport(threshold)
-    for batch, frame_HW in evaluate.frames_of(loader):
+    for batch, frame_HW in frames_of(loader):
         key, shape = _place(batch)
-        more = {"group": groups[key[0]], "ignore_K4": evaluate.ignored(batch), "frame_HW": frame_HW}
+        more = {"group": groups[key[0]], "ignore_K4": ignored(batch), "frame_HW": frame_HW}
         if isinstance(out, DetectionReport):
             boxes_N4, scores_N = boxes.get(key, (np.zeros((0, 4)), np.zeros(0)))
             out.update(key, boxes_N4, scores_N, batch["boxes"][0], **more)
         else:
             grid = scored[0][1]
             shape = shape if len(scored) > 1 or grid is None else (grid, grid)
-            out.update(key, _map(given, key, shape), evaluate.mask_of(batch), **more)
+            out.update(key, _map(given, key, shape), mask_of(batch), **more)
     return out
 
 

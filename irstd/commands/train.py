@@ -182,17 +182,10 @@ def _execute(workspace: Workspace, job: Job, workers: int | None) -> dict[str, A
     elif record is not None:
         say(f"run {job.name}: trained before; what its log lacks is added")
     state = read_json(folder / "checkpoint" / "state.json")
-    record = {
-        "run": job.name,
-        "config": job.config.model_dump(mode="json"),
-        "metrics": state["best"],
-        "mlflow_run": None,
-        "lineage": chain,
-        "finished": True,
-    }
+    record = record_of(job, folder, chain, None)
     # From here on the same command trains no more, whatever becomes of the log.
     write_json(folder / "run.json", record)
-    run_log.write(workspace, job, chain)
+    run_log.write(workspace, job, record["lineage"])
     record["mlflow_run"] = tracking.patiently(
         workspace, lambda: run_log.settle(workspace, job, tracker, state), say, "logs and registers the run"
     )
@@ -246,6 +239,19 @@ def begin(workspace: Workspace, tracker: RunTracker) -> None:
         say(f"{error}; training begins, its log follows")
 
 
+def record_of(job: Job, folder: Path, chain: dict[str, Any], run_id: str | None) -> dict[str, Any]:
+    """What `run.json` says of a run whose last checkpoint lies in `folder`."""
+    state = read_json(folder / "checkpoint" / "state.json")
+    return {
+        "run": job.name,
+        "config": job.config.model_dump(mode="json"),
+        "metrics": state["best"],
+        "mlflow_run": run_id,
+        "lineage": chain | {"workers": state.get("places", [])},
+        "finished": True,
+    }
+
+
 def keep_code(workspace: Workspace, job: Job) -> None:
     """The code of a network that is not ours, as the run begins with it; it may be edited while the run goes on."""
     from irstd.foreign import Source
@@ -292,6 +298,7 @@ def against(job: Job, best: dict[str, Any], recipe: dict[str, Any]) -> list[str]
 
 def write_package(workspace: Workspace, job: Job, record: dict[str, Any], recipe: dict[str, Any] | None = None) -> Path:
     """The model package of a finished run, in its run folder. `recipe`: see `expectations.of`."""
+    from irstd.commands import threshold
     from irstd.foreign import Source
     from irstd.inference import package
 
@@ -315,18 +322,28 @@ def write_package(workspace: Workspace, job: Job, record: dict[str, Any], recipe
             lineage["recipe"] = recipe
         if source.files:
             lineage["network_sha256"] = source.hash
-        package.write(staged, best, job.config, job.manifests, lineage, metrics, source if source.files else None)
+        written = package.write(
+            staged, best, job.config, job.manifests, lineage, metrics, source if source.files else None
+        )
+        if threshold.wanted(job.config) is not None:
+            chosen = threshold.choose(written, job.shards, job.manifests, target)
+            content = written.content | {"threshold": chosen["threshold"], "threshold_chosen": chosen}
+            package.seal(staged, content)
     return target
 
 
 def publish(workspace: Workspace, job: Job, record: dict[str, Any], folder: Path) -> str:
     """Register the run's package once; it becomes challenger, and champion where there is none. The version's number."""
+    from irstd.commands import threshold
     from irstd.inference.package import Package
     from irstd.registry import lineage, models, tracking
 
     name = job.config.registered_name
+    package = Package.read(folder)
+    # Another threshold for the same weights is another version.
+    own = threshold.tags(package)
     with tracking.answering(workspace, "registers the run"):
-        version = models.version_of(workspace, name, job.name)
+        version = models.version_of(workspace, name, job.name, own)
         if version is not None:
             say(f"registry: {name} version {version} is this run's")
             # Set already, unless the run was killed between registering and this; a newer challenger stays.
@@ -334,12 +351,13 @@ def publish(workspace: Workspace, job: Job, record: dict[str, Any], folder: Path
             if challenger is None or int(challenger.version) < int(version):
                 models.set_alias(workspace, name, "challenger", version)
         else:
-            package = Package.read(folder)
             tags = lineage.tags(record["lineage"]) | {
                 "irstd.weights_sha256": package.content["lineage"]["weights_sha256"],
                 "irstd.chosen": record["metrics"]["chosen"],
                 "irstd.protocol": job.config.evaluate.protocol,
+                "irstd.threshold": package.content["threshold"],
             }
+            tags |= own
             version = models.register(workspace, record["mlflow_run"], package, name, tags)
             models.set_alias(workspace, name, "challenger", version)
             say(f"registry: {name} version {version} registered as challenger")

@@ -214,7 +214,7 @@ def complete(
         tracker.run_id = known.info.run_id if known else None
         if tracker.run_id is None:
             tracker.parent = parent
-        chain = record.get("lineage", chain)
+        chain = record.get("lineage", chain | {"workers": state.get("places", [])})
         run_log.write(workspace, job, chain)
         run_id = run_log.settle(workspace, job, tracker, state)
         more = {"metrics": state["best"], "lineage": chain, "mlflow_run": run_id}

@@ -266,6 +266,12 @@ class EvaluateConfig(Section):
     )
     grid: Literal[256, 512] | None = None
     threshold: float = Field(0.5, ge=0, le=1)
+    wanted_fa: float | None = Field(
+        None, gt=0, lt=1, description="masks: after training, the model's threshold is chosen on val to keep to this Fa"
+    )
+    wanted_false_alarms: float | None = Field(
+        None, gt=0, description="boxes: after training, it is chosen on val to keep to so many false alarms a frame"
+    )
     objective: Literal["iou", "niou", "pd", "ap50", "ap", "f1"] | None = Field(
         None,
         description="what chooses the best checkpoint on val; none: iou of masks, ap50 of boxes (ap under centroid)",
@@ -302,6 +308,16 @@ class Config(Section):
             )
         if task == "detection" and measured.grid is not None:
             raise ValueError(f"evaluate.grid={measured.grid} is for masks; boxes are scored in the frame's own pixels")
+        if task == "detection" and measured.wanted_fa is not None:
+            raise ValueError(
+                f"evaluate.wanted_fa={measured.wanted_fa:g} counts pixels of masks, and {self.model.name} gives boxes; "
+                "use evaluate.wanted_false_alarms (a frame)"
+            )
+        if task == "segmentation" and measured.wanted_false_alarms is not None:
+            raise ValueError(
+                f"evaluate.wanted_false_alarms={measured.wanted_false_alarms:g} counts boxes, and {self.model.name} gives "
+                "masks; use evaluate.wanted_fa (a fraction of pixels)"
+            )
         return self
 
     @model_validator(mode="after")
@@ -339,12 +355,13 @@ class Config(Section):
         loss = self.train.loss
         unused = {name for name in ("focal", "objectness_focal") if not getattr(loss, name)}
         unused |= {"focal_gamma", "focal_alpha"} if len(unused) == 2 else set()
+        unused |= {"gaussian_scale"} if loss.similarity == "iou" else set()
         # The weights that it starts from go in by their hash, elsewhere; activations that are computed again are the same.
         aside = {"init": True, "activation_checkpointing": True, "loss": unused}
         aside |= dict.fromkeys(self._later("train", *LATER["train"]), True)
         found["train"] = self.train.model_dump(mode="json", exclude=aside)
-        # These choose the checkpoint that is kept as best.
-        found["select"] = self.evaluate.model_dump(mode="json")
+        # These choose the checkpoint that is kept as best. The threshold for a wanted rate is chosen after it.
+        found["select"] = self.evaluate.model_dump(mode="json", exclude={"wanted_fa", "wanted_false_alarms"})
         return found
 
     def _later(self, section: str, *names: str) -> set[str]:

@@ -213,8 +213,16 @@ def _plan(data: Path, name: str, config: ShardConfig) -> dict[str, list[Stretch]
         elif split in found:
             found[split].append(Stretch(item, split, 0, item.frames))
     if missing:
+        wanted = splits.least(config.split)
+        if len(missing) >= len(wanted):  # the shares were others when they were ingested
+            raise _CannotSplitError(
+                f"{len(missing)} labelled group(s) have no split yet; ingest them again, which gives them splits by the "
+                "shares of params.yaml"
+            )
+        *first, last = wanted
         raise _CannotSplitError(
-            f"{len(missing)} labelled group(s), at least 3 are needed for train, val and test; ingest more "
+            f"{len(missing)} labelled group(s), at least {len(wanted)} are needed for "
+            f"{' and '.join([', '.join(first), last] if first else [last])}; ingest more "
             "recordings, or cut contiguous stretches with shard.split.by=block in params.yaml"
         )
     return found

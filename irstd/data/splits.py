@@ -64,6 +64,12 @@ def split_of(sequence: Sequence, splits: Mapping[str, Any]) -> str | None:
     return splits["groups"].get(sequence.group)
 
 
+def least(shares: SplitConfig) -> list[str]:
+    """The splits that need a group each before any is assigned: train, val and test, those of them with a share."""
+    share = _shares(shares)
+    return [split for split in _FIRST if share[split] > 0][:LEAST_GROUPS]
+
+
 def assign(
     existing: Mapping[str, str],
     groups: Mapping[str, int],
@@ -75,13 +81,14 @@ def assign(
     `groups`: labelled frames of every group of the set, old and new; `with_targets`: the groups that hold any target
     (default: all). Deterministic, and the same for any order of `groups`. Frames with and without targets are balanced
     against the shares each for themselves, targets first. From four labelled groups on every split with a share has
-    one; three give train, val and test. With fewer, nothing is assigned: the next call, with more groups, does it.
+    one; three give train, val and test. With fewer than `least`, nothing is assigned: the next call, with more groups,
+    does it.
     """
     found = dict(existing)
     labelled = {group: frames for group, frames in groups.items() if frames > 0}
     share = _shares(shares)
     active = [split for split in _FIRST if share[split] > 0]
-    if len(labelled) < LEAST_GROUPS:
+    if len(labelled) < len(least(shares)):
         return found
     wanted = active[: len(labelled)]
     targets = set(labelled if with_targets is None else with_targets) & set(labelled)

@@ -23,7 +23,7 @@ import numpy as np
 
 from irstd.data.gradient import GradientSpec
 from irstd.data.guard import GuardedTar, MappedTar
-from irstd.data.manifest import Manifest
+from irstd.data.manifest import SPLITS, Manifest
 from irstd.errors import InputError, WorkError
 from irstd.files import canonical_json
 
@@ -278,8 +278,9 @@ def require(manifests: list[Manifest], split: str, frames: int) -> None:
             )
     if not sum(m.count(split, "labelled") for m in manifests):
         sets = ", ".join(m.set for m in manifests)
+        share = f" (with shard.split.{split} above 0)" if split in SPLITS else ""
         raise InputError(
-            f"no labelled key frame in the split {split!r} of {sets}; ingest labelled recordings, or choose "
+            f"no labelled key frame in the split {split!r} of {sets}; ingest labelled recordings{share}, or choose "
             "others with data.sets=[...]"
         )
 

@@ -1,9 +1,9 @@
-"""Operating points: the threshold for a wanted Fa, and Pd there."""
+"""Operating points: the threshold for a wanted Fa, or number of false alarms a frame, and what is found there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,10 @@ from irstd.metrics.matching import FrameMatch, match_frame, scored_targets
 from irstd.metrics.protocols import SegmentationProtocol, segmentation_protocol
 from irstd.metrics.segmentation import checked_pair, checked_regions
 
+if TYPE_CHECKING:
+    from irstd.metrics.detection import DetectionMetrics
+    from irstd.metrics.resampling import Resampled
+
 _NOTHING = FrameMatch(0, 0, 0, 0, 0, np.zeros(0, np.intp), np.zeros(0, bool))
 
 
@@ -24,6 +28,14 @@ class OperatingPoint(NamedTuple):
     threshold: float
     pd: float | None
     fa: float
+
+
+class BoxPoint(NamedTuple):
+    """Boxes that score above `threshold` give `recall` (None without any target) at so many false alarms a frame."""
+
+    threshold: float
+    recall: float | None
+    false_alarms_per_frame: float
 
 
 def threshold_for_fa(curve: OperatingCurve, fa: float) -> float:
@@ -107,6 +119,46 @@ def lowest_threshold(
     if why := too_few_pixels(_scored_pixels(*_places(masks, ignores)), fa):
         raise InputError(why)
     return pd_at_fa(scores, masks, fa, protocol, ignores)
+
+
+def threshold_within(metrics: DetectionMetrics, rate: float) -> float:
+    """The lowest threshold above which false alarms a frame are at most `rate`; 0 where nothing was detected."""
+    return _threshold_within(metrics.resampled(), rate)
+
+
+def lowest_box_threshold(metrics: DetectionMetrics, rate: float) -> BoxPoint:
+    """As `lowest_threshold`, of boxes: the lowest threshold above which false alarms a frame are at most `rate` on the
+    frames that `metrics` saw, to be used on others.
+
+    Exact over every distinct score; as the threshold falls, false alarms never become fewer. InputError where there are
+    fewer than 10 / rate frames, too few to tell such a rate from another.
+    """
+    if not rate > 0:
+        raise InputError(f"the wanted number of false alarms a frame is {rate}: it must be greater than 0")
+    found = metrics.resampled()
+    frames, targets = int(found.frames_S.sum()), int(found.targets_S.sum())
+    if frames < 10 / rate - ROUNDING:
+        raise InputError(
+            f"too little to tell: {rate:g} false alarms a frame need {10 / rate:.3g} frames, and there are {frames}"
+        )
+    threshold = _threshold_within(found, rate)
+    above_D = found.scores_D > threshold
+    hits = int(np.count_nonzero(above_D & found.hit_D))
+    return BoxPoint(
+        threshold, hits / targets if targets else None, int(np.count_nonzero(above_D & ~found.hit_D)) / frames
+    )
+
+
+def _threshold_within(found: Resampled, rate: float) -> float:
+    if not len(found.scores_D):
+        return 0.0
+    # False alarms down to each distinct score, itself included: the first that is too low is the threshold.
+    false_L = np.cumsum(~found.hit_D)[found.last_L]
+    count = int(np.searchsorted(false_L, rate * found.frames_S.sum() + 1e-9, side="right"))
+    if count < len(false_L):
+        return float(found.scores_D[found.last_L[count]])
+    # Below the lowest also where it is compared as float32.
+    return float(np.nextafter(np.float32(found.scores_D[-1]), np.float32(-np.inf)))
 
 
 def _places(

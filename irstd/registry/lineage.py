@@ -64,6 +64,7 @@ def chain(package: Package, version: Any | None) -> list[tuple[str, str]]:
         found.append(("model version", f"{version.name}/{version.version}"))
         found.append(("MLflow run", version.run_id))
     found.append(("weights sha256", lineage["weights_sha256"]))
+    found.append(("threshold", package.threshold))
     if "source" in lineage:  # imported: trained by others
         return [*found, ("imported from", lineage["source"]["file"]), ("its sha256", lineage["source"]["sha256"])]
     found.append(("run", lineage["run"]))
@@ -77,10 +78,17 @@ def chain(package: Package, version: Any | None) -> list[tuple[str, str]]:
     if "init" in lineage:
         found.append(("started from", lineage["init"]))
     found.append(("seed", str(lineage["seed"])))
+    found += [("trained on", where(place)) for place in lineage.get("workers", [])]
     if lineage.get("prefect_flow_run"):
         found.append(("Prefect flow run", lineage["prefect_flow_run"]))
     found.append(("packages", ", ".join(f"{k} {v}" for k, v in lineage["packages"].items())))
     return found
+
+
+def where(place: dict[str, Any]) -> str:
+    """Where a run computed (`irstd.training.place`), in one phrase."""
+    more = [f"{place['threads']} thread(s) each, {place['instructions']}"] if "threads" in place else []
+    return ", ".join([f"{place['workers']} worker(s) on {place['device']}", *more])
 
 
 def verify(

@@ -118,11 +118,20 @@ def _ensure_name(found: Any, name: str) -> None:
             raise
 
 
-def version_of(workspace: Workspace, name: str, run: str) -> str | None:
-    """The number of the version of `name` that the run with identity `run` registered, or None."""
-    found = client(workspace)
-    versions = found.search_model_versions(f"name = '{name}' and tags.`irstd.run` = '{run}'")
-    return str(max(int(v.version) for v in versions)) if versions else None
+# Tags by which versions of one run differ.
+APART = ("irstd.threshold_chosen", "irstd.seeds")
+
+
+def version_of(workspace: Workspace, name: str, run: str, tags: dict[str, str] | None = None) -> str | None:
+    """The number of the version of `name` that the run with identity `run` registered, or None; that with these of the
+    tags `APART`, and without the others of them."""
+    found, wanted = client(workspace), tags or {}
+    versions = [
+        int(v.version)
+        for v in found.search_model_versions(f"name = '{name}' and tags.`irstd.run` = '{run}'")
+        if all(v.tags.get(tag) == wanted.get(tag) for tag in APART)
+    ]
+    return str(max(versions)) if versions else None
 
 
 def set_alias(workspace: Workspace, name: str, alias: str, version: str) -> None:

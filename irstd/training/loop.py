@@ -30,6 +30,7 @@ from irstd.training import checkpoint as checkpoints
 from irstd.training.evaluation import REPORTED, gathered, measure, reported
 from irstd.training.identity import Identity, identity
 from irstd.training.optimizer import AveragedWeights, learning_rate
+from irstd.training.place import here
 from irstd.training.start import start_from
 from irstd.training.step import Stepper
 
@@ -132,6 +133,7 @@ class Run:
         self.selected: float | None = None  # the objective's value of the best
         self.best_weights: dict[str, torch.Tensor] = {}
         self.stepped: Callable[[int], None] = lambda step: None
+        self.places: list[dict[str, Any]] = []  # where it ran, oldest first
         # What differs between ranks starts here: the model above is the same on all.
         torch.manual_seed(train.seed * 1009 + self.rank + 1)
 
@@ -163,6 +165,7 @@ class Run:
             kept.get("selected", kept["best"].get("value")),
         )
         self.best_weights = checkpoints.weights(folder, "best")
+        self.places = kept.get("places", [])
         if len(kept["random"]) == self.world:
             torch.set_rng_state(torch.tensor(kept["random"][self.rank], dtype=torch.uint8))
         self.log(f"resumed {self.identity.name} at epoch {self.epoch} of {self.config.train.epochs}, step {self.step}")
@@ -180,6 +183,7 @@ class Run:
             "history": self.history,
             "best": self.best,
             "selected": self.selected,
+            "places": self.places,
             "average_updates": self.average.updates if self.average else 0,
         }
         average = self.average.values if self.average else None
@@ -191,6 +195,9 @@ class Run:
         """Epochs until the end, or until the time or the patience is spent; the last report's metrics."""
         started = time.monotonic() - self.seconds
         self._clock = lambda: time.monotonic() - started
+        place = here(self.device, self.world)
+        if self.places[-1:] != [place]:
+            self.places.append(place)
         while not self._over():
             self._epoch(report)
         return self.history[-1] if self.history else {}

@@ -4,9 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from irstd.commands.baselines import threshold_within
 from irstd.errors import InputError
-from irstd.metrics import DetectionMetrics, pd_at_fa
+from irstd.metrics import DetectionMetrics, pd_at_fa, threshold_within
 from irstd.models.classical import CLASSICAL, chosen, local_contrast, low_rank, response_boxes, top_hat
 
 low_rank_module = importlib.import_module("irstd.models.classical.low_rank")  # the package has the function's name

@@ -110,7 +110,18 @@ def test_identity_of_a_run_from_before_there_was_a_focal_loss():
 def test_identity_ignores_what_does_not_decide():
     one, other = config.load(), config.load(overrides={"registry.name": "mine", "data.sets": ["a"]})
     assert one.identity() == other.identity()
+    # The threshold for a wanted Fa is chosen when the checkpoint is; one without it is the run that it was.
+    assert config.load(overrides={"evaluate.wanted_fa": 1e-5}).identity() == one.identity()
+    assert "wanted_fa" not in one.identity()["select"]
     assert config.load(overrides={"train.seed": 1}).identity() != one.identity()
+
+
+def test_a_scale_counts_only_where_it_is_used():
+    def of(**loss):
+        return config.load(overrides={f"train.loss.{k}": v for k, v in loss.items()}).identity()
+
+    assert of(gaussian_scale=5) == of()
+    assert of(similarity="gaussian", gaussian_scale=5) != of(similarity="gaussian")
 
 
 def test_nest_and_flatten_are_inverse():

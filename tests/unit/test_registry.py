@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from irstd import config as configuration
-from irstd.commands import compare, detect, evaluate, tune
+from irstd.commands import compare, detect, evaluate, listing, tune
 from irstd.commands.train import publish
 from irstd.errors import InputError, WorkError
 from irstd.registry import models, tracking
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader:Deprecatio
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     root = tmp_path_factory.mktemp("registry")
+    (root / "package.json").write_text('{"schema": 1}')
     # Trackers write to the environment, as in a process of their own.
     before = dict(os.environ)
     os.environ.pop("IRSTD_MLFLOW_URI", None)
@@ -113,6 +114,33 @@ def test_publishing_again_sets_the_aliases_that_a_kill_lost(workspace):
     publish(workspace, job("killed", "r1"), {}, workspace.root)
     assert str(models.aliased(workspace, "killed", "challenger").version) == second
     assert str(models.aliased(workspace, "killed", "champion").version) == first
+
+
+def test_another_threshold_is_another_version(workspace):
+    plain = version(workspace, "chosen", "r1")
+    assert models.version_of(workspace, "chosen", "r1") == plain
+    tags = {"irstd.threshold_chosen": "0.7 is the lowest"}
+    assert models.version_of(workspace, "chosen", "r1", tags) is None
+    found = tracking.client(workspace).create_model_version("chosen", "nowhere", tags={"irstd.run": "r1"} | tags)
+    assert models.version_of(workspace, "chosen", "r1", tags) == str(found.version)
+    assert models.version_of(workspace, "chosen", "r1") == plain
+
+
+def test_listed_runs_say_how_val_was_measured(workspace, capsys):
+    client = tracking.client(workspace)
+    params = {"evaluate.protocol": "centroid", "evaluate.grid": None, "evaluate.threshold": 0.25}
+    boxes = tracking.start(workspace, "boxes-listed", {}, params)
+    client.log_metric(boxes, "best_val_ap", 0.75)
+    trial = tracking.start(workspace, "trial-listed", {}, {"train.lr": 0.1})
+    client.log_metric(trial, "best_val_iou", 0.123)
+    client.log_metric(trial, "best_val_fa", 1e-6)
+    listing.run(workspace, "runs")
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "AP 0.750" in rows["boxes-listed"] and "centroid, grid native, threshold 0.25" in rows["boxes-listed"]
+    assert "0.123" not in rows["trial-listed"]  # nothing says how it was measured
+    finished_trial(workspace, "trial-listed", {"config": {"evaluate": {"protocol": "strict", "threshold": 0.5}}})
+    listing.run(workspace, "runs")
+    assert "strict, grid native, threshold 0.5" in capsys.readouterr().out
 
 
 def test_nothing_is_registered_without_a_run(workspace):

@@ -209,6 +209,16 @@ def test_too_few_groups_and_no_data_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"set few: 2 labelled group.*shard\.split\.by=block"):
         shards.build(tmp_path / "data", tmp_path / "shards", CONFIG)
     assert not (tmp_path / "shards").exists()
+    # What has no share needs no group, and groups that came under other shares are given theirs when they come again.
+    two = CONFIG.model_copy(update={"split": SplitConfig(train=0.5, val=0.5, gate=0, test=0, allow_duplicates=["few"])})
+    with pytest.raises(InputError, match="have no split yet; ingest them again"):
+        shards.build(tmp_path / "data", tmp_path / "shards", two)
+    ingest(tmp_path / "source", "few", tmp_path / "data", tmp_path / "staging", shares=two.split)
+    shards.build(tmp_path / "data", tmp_path / "shards", two)
+    assert {k: len(v) for k, v in manifest(tmp_path / "shards" / "few")["splits"].items() if v} == {
+        "train": 1,
+        "val": 1,
+    }
 
 
 def add_set(data: Path, name: str, lengths: dict[str, int]) -> None:

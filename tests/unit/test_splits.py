@@ -135,3 +135,10 @@ def test_blocks_of_a_short_sequence_are_refused() -> None:
     with pytest.raises(InputError, match=r"^18 frames are too few for 4 stretches with gaps of 5: ingest a longer"):
         splits.blocks(18, SHARES, 5)
     assert len(splits.blocks(19, SHARES, 5)) == 4
+
+
+def test_splits_without_a_share_need_no_group() -> None:
+    two = SplitConfig(train=0.5, val=0.5, gate=0, test=0)
+    assert splits.least(two) == ["train", "val"] and splits.least(SHARES) == ["train", "val", "test"]
+    assert sorted(splits.assign({}, {"a": 5, "b": 9}, two).values()) == ["train", "val"]
+    assert splits.assign({}, {"a": 5, "b": 9}, SHARES) == {}
