@@ -15,7 +15,8 @@ from irstd.config import Config
 from irstd.data.loader import ClipLoader
 from irstd.data.manifest import Manifest
 from irstd.errors import InputError
-from irstd.inference.package import Package, threshold_phrase
+from irstd.inference import choice
+from irstd.inference.package import Package
 
 if TYPE_CHECKING:
     from irstd.models.contract import Model
@@ -68,7 +69,7 @@ def choose(
     assert rate is not None
     digests = {m.set: m.digest for m in manifests}
     if before is not None and (known := _known(before, package, rate, digests)):
-        say(f"threshold: {threshold_phrase(known)}")
+        say(f"threshold: {choice.phrase(known)}")
         return known
     try:
         if not sum(m.count(SPLIT, "labelled") for m in manifests):
@@ -77,10 +78,10 @@ def choose(
     except InputError as error:
         kept = config.evaluate.threshold
         found = {"wanted": rate, "threshold": kept, "kept": str(error)}
-        say(f"threshold: {threshold_phrase(found)}")
+        say(f"threshold: {choice.phrase(found)}")
         return found
     found |= {"split": SPLIT, "digests": digests}
-    say(f"threshold: {threshold_phrase(found)}")
+    say(f"threshold: {choice.phrase(found)}")
     return found
 
 
@@ -114,4 +115,4 @@ def _chosen(
 def tags(package: Package) -> dict[str, str]:
     """What tells versions of the same weights apart: {} where the threshold is the configuration's."""
     chosen = package.content.get("threshold_chosen")
-    return {"irstd.threshold_chosen": threshold_phrase(chosen)} if chosen and "kept" not in chosen else {}
+    return {"irstd.threshold_chosen": choice.phrase(chosen)} if chosen and "kept" not in chosen else {}

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from irstd.inference import choice
+
 FILE = "MODEL_CARD.md"
 RULES = {
     "full_scale": "counts / 255 (8 bits)",
@@ -77,6 +79,8 @@ def _numbers(content: Mapping[str, Any], evaluations: list[Mapping[str, Any]]) -
     for found in evaluations:
         rows += [_row(found | row, row, row.get("intervals")) for row in found["protocols"]]
     out = [f"Checkpoint: {chosen}. Threshold of the package: {content['threshold']:g}."]
+    if content.get("threshold_chosen"):
+        out[0] += f" How it was chosen: {choice.phrase(content['threshold_chosen'])}."
     out += ["", *rows] if len(rows) > 2 else ["", "No numbers were measured."]
     if seeds := metrics.get("seeds"):
         out += ["", f"Seeds: {_seeds(seeds)}"]

@@ -24,7 +24,7 @@ from irstd.config import Config
 from irstd.errors import InputError, WorkError
 from irstd.files import canonical_json, read_json, sha256_file, sha256_text, write_atomic, write_json
 from irstd.foreign import Source, carried
-from irstd.inference import card, example, provenance
+from irstd.inference import card, choice, example, provenance
 
 SCHEMA = 1
 WEIGHTS = "weights.safetensors"
@@ -85,7 +85,7 @@ class Package:
     def threshold(self) -> str:
         """The threshold as one shows it, with how it was chosen."""
         chosen = self.content.get("threshold_chosen")
-        return threshold_phrase(chosen) if chosen else f"{self.content['threshold']:g}"
+        return choice.phrase(chosen) if chosen else f"{self.content['threshold']:g}"
 
     def model(self, device: str = "cpu") -> Any:
         """The network with its weights, in evaluation mode on `device`. Raises: WorkError for altered files."""
@@ -166,24 +166,3 @@ def seal(folder: Path, content: dict[str, Any]) -> Package:
     content = content | {"files": files}
     write_json(folder / "package.json", content)
     return Package(folder, content)
-
-
-def threshold_phrase(chosen: dict[str, Any]) -> str:
-    """How a package's threshold was chosen (its `threshold_chosen`), in one phrase with all that its numbers depend on."""
-    if "kept" in chosen:
-        return f"{chosen['threshold']:g} is kept, since none could be chosen for {chosen['wanted']:g}: {chosen['kept']}"
-    if "fa" in chosen:
-        found, name, rate = ("Pd", chosen["pd"]), "Fa", f"{chosen['fa'] * 1e6:.2f}e-6"
-    else:
-        found, name, rate = (
-            ("recall", chosen["recall"]),
-            "false alarms a frame",
-            f"{chosen['false_alarms_per_frame']:.3g}",
-        )
-    grid = f", grid {chosen['grid'] or 'native'}" if "grid" in chosen else ""
-    sets = ", ".join(f"{set_} {digest[:12]}" for set_, digest in sorted(chosen["digests"].items()))
-    there = f"{found[0]} {'-' if found[1] is None else format(found[1], '.3f')}"
-    return (
-        f"{chosen['threshold']:.6g} is the lowest above which {name} never exceeds {chosen['wanted']:g} on "
-        f"{chosen['split']} of {sets} ({chosen['protocol']}{grid}): {name} {rate}, {there}"
-    )
