@@ -81,6 +81,9 @@ def chain(package: Package, version: Any | None) -> list[tuple[str, str]]:
     found += [("trained on", where(place)) for place in lineage.get("workers", [])]
     if lineage.get("prefect_flow_run"):
         found.append(("Prefect flow run", lineage["prefect_flow_run"]))
+    if recipe := lineage.get("recipe"):
+        changed = f", changed {', '.join(recipe['changed'])}" if recipe["changed"] else ""
+        found.append(("recipe", f"{recipe['file']} {recipe['sha256'][:12]}{changed}"))
     found.append(("packages", ", ".join(f"{k} {v}" for k, v in lineage["packages"].items())))
     return found
 
