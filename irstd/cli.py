@@ -307,9 +307,10 @@ def lineage(
         bool, typer.Option("--verify", help="recompute every hash; status 1 at the first broken link")
     ] = False,
     shards: Shards = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
 ) -> None:
     """The chain from a model version to its recordings."""
-    _call("lineage", uri=model, verify=verify, shards=shards)
+    _call("lineage", uri=model, verify=verify, shards=shards, as_json=as_json)
 
 
 @app.command("list")

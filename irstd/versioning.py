@@ -5,10 +5,12 @@ One changing DVC command at a time for a workspace: DVC itself fails where anoth
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -188,6 +190,22 @@ def commit(root: Path) -> tuple[str | None, bool | None]:
         return None, None
     changed = _git(root, "status", "--porcelain", "--", ".", ":!data.dvc", ":!dvc.lock")
     return head.strip(), bool((changed or "").strip())
+
+
+def has_commit(root: Path, name: str) -> bool:
+    """Whether a commit is in the workspace's repository."""
+    return _git(root, "cat-file", "-e", f"{name}^{{commit}}") is not None
+
+
+def files_at(root: Path, name: str, folder: str) -> dict[str, bytes]:
+    """The files below `folder` of the workspace at a commit, by their paths relative to it; {} where there are none."""
+    call = ["git", "archive", "--format=tar", name, "--", folder]
+    done = subprocess.run(call, cwd=root, capture_output=True, check=False)
+    if done.returncode:
+        return {}
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+        files = [m for m in tar.getmembers() if m.isfile() and m.name.startswith(f"{folder}/")]
+        return {m.name.removeprefix(f"{folder}/"): tar.extractfile(m).read() for m in files}  # type: ignore[union-attr]
 
 
 def _git(root: Path, *arguments: str) -> str | None:

@@ -6,10 +6,12 @@ Two runs with one identity are the same run: the second resumes the first, or ta
 
 from __future__ import annotations
 
+import ast
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from irstd.config import Config
@@ -74,13 +76,29 @@ def identity(config: Config, manifests: list[Manifest]) -> Identity:
 def code_hash() -> str:
     """Hash of the syntax trees of what computes a result, so that comments, docstrings and layout do not count."""
     package = Path(__file__).resolve().parent.parent
+    found = [package / part for part in COMPUTES]
+    paths = [path for part in found for path in (part.rglob("*.py") if part.is_dir() else [part])]
+    return code_hash_of({path.relative_to(package).as_posix(): path.read_bytes() for path in paths})
+
+
+def code_hash_of(files: Mapping[str, bytes]) -> str:
+    """`code_hash` of another state of the package: bytes by path relative to it, this module's own lists among them."""
+    computes, shows = (_stated(files.get("training/identity.py", b""), name) for name in ("COMPUTES", "SHOWS"))
     hashed = hashlib.sha256()
-    for part in COMPUTES:
-        found = package / part
-        for path in sorted(found.rglob("*.py")) if found.is_dir() else [found]:
-            name = path.relative_to(package).as_posix()
-            if name in SHOWS:
-                continue
-            hashed.update(name.encode())
-            hashed.update(tree(path.read_bytes()).encode())
+    for part in computes:
+        inside = sorted(
+            PurePosixPath(p) for p in files if p == part or (p.startswith(f"{part}/") and p.endswith(".py"))
+        )
+        for name in map(str, inside):
+            if name not in shows:
+                hashed.update(name.encode())
+                hashed.update(tree(files[name]).encode())
     return hashed.hexdigest()
+
+
+def _stated(module: bytes, name: str) -> tuple[str, ...]:
+    """The tuple of strings that a module assigns to `name`; () where it does not."""
+    for node in ast.parse(module).body:
+        if isinstance(node, ast.Assign) and [getattr(t, "id", None) for t in node.targets] == [name]:
+            return tuple(ast.literal_eval(node.value))
+    return ()

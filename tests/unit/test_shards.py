@@ -22,7 +22,7 @@ from irstd.data.ingest import ingest
 from irstd.data.manifest import SPLITS, Manifest, sealed
 from irstd.errors import InputError, WorkError
 from irstd.files import sha256_file
-from irstd.registry import lineage
+from irstd.registry import verification
 from irstd.workspace import Workspace
 from tests.conftest import CONFIG, UNLABELLED, UNLABELLED_FRAME
 
@@ -320,12 +320,14 @@ def test_altered_labels_are_noticed(sample_data, tmp_path):
     shutil.copytree(sample_data, tmp_path / "data")
     shards.build(tmp_path / "data", tmp_path / "shards", CONFIG)
     workspace = Workspace(tmp_path, tmp_path / ".irstd")
-    assert lineage._recordings(workspace, "sample", workspace.shards) is None
+    assert verification._recordings(workspace, "sample", workspace.shards) is None
     path = tmp_path / "data" / "sample" / "a" / "annotations.json"
     before = path.read_text()
     path.write_text(before.replace('"labelled":true', '"labelled":false', 1))
     assert path.read_text() != before
-    assert "sample/a/annotations.json: is altered" in str(lineage._recordings(workspace, "sample", workspace.shards))
+    assert "sample/a/annotations.json: is altered" in str(
+        verification._recordings(workspace, "sample", workspace.shards)
+    )
     # The tars would be kept: they are named by the recorded hash.
     with pytest.raises(InputError, match=r"^sample/a/annotations\.json: is altered .*--update"):
         shards.build(tmp_path / "data", tmp_path / "shards", CONFIG)
@@ -334,7 +336,7 @@ def test_altered_labels_are_noticed(sample_data, tmp_path):
     other = json.loads(record.read_text()) | {"annotations_sha256": None}
     path.unlink()
     record.write_text(json.dumps(other))
-    assert "a: labels is None" in str(lineage._recordings(workspace, "sample", workspace.shards))
+    assert "a: labels is None" in str(verification._recordings(workspace, "sample", workspace.shards))
 
 
 def test_a_long_name_can_be_read(sample_data, tmp_path):

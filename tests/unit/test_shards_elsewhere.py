@@ -29,7 +29,7 @@ from irstd.inference.detector import Detector
 from irstd.metrics import pd_at_fa
 from irstd.models import build_model, classical
 from irstd.models.contract import state
-from irstd.registry import lineage, models, promotion
+from irstd.registry import models, promotion, verification
 from irstd.training import loop
 from irstd.training.identity import identity
 from irstd.workspace import Workspace
@@ -199,9 +199,9 @@ def test_promotion_and_lineage_find_shards_elsewhere(workspace, elsewhere, tmp_p
     assert verdict.split in ("gate", "val") and verdict.champion["images"] == verdict.challenger["images"] > 0
     with pytest.raises(InputError, match="no shards here"):
         promotion.compare(workspace, two, one, workspace.shards)
-    links = dict(lineage.verify(workspace, made["1"], None, elsewhere))
+    links = dict(verification.verify(workspace, made["1"], None, elsewhere))
     assert links["shards of other"] is None and links["configuration"] is None and links["weights"] is None
-    assert "no such file" in dict(lineage.verify(workspace, made["1"], None, workspace.shards))["shards of other"]
+    assert "no such file" in dict(verification.verify(workspace, made["1"], None, workspace.shards))["shards of other"]
 
 
 def test_promotion_reports_no_iou_from_pseudo_masks(sample_source, tmp_path, monkeypatch):

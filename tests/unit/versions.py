@@ -13,7 +13,7 @@ from irstd.config import BPFPNConfig, Config, DataConfig, EvaluateConfig, GGLNet
 from irstd.data.manifest import read_all
 from irstd.files import sha256_file
 from irstd.inference import package
-from irstd.registry import lineage, models, tracking
+from irstd.registry import layers, lineage, models, tracking
 from irstd.training.identity import identity
 from irstd.workspace import Workspace
 
@@ -35,6 +35,8 @@ def made(root: Path, data: Path, shards: Path) -> Iterator[Workspace]:
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     shutil.copytree(data, root / "data")
     shutil.copytree(shards, root / "shards")
+    # Where a workspace is a clone of irstd, its commits hold the code.
+    shutil.copytree(layers.PACKAGE, root / "irstd", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "data.dvc").write_text("outs:\n- md5: 0123456789abcdef0123456789abcdef.dir\n  path: data\n")
     (root / ".gitignore").write_text("/data/\n/shards/\n/.irstd/\n")
     git(root, "init", "--quiet")
