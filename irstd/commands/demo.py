@@ -15,7 +15,7 @@ from pathlib import Path
 
 from irstd import config as configuration
 from irstd import versioning
-from irstd.commands import evaluate, shard, train, tune
+from irstd.commands import evaluate, run_log, shard, train, tune
 from irstd.commands.show import say, table
 from irstd.data import sequence, splits
 from irstd.errors import InputError, WorkError
@@ -55,6 +55,7 @@ def run(workspace: Workspace) -> None:
 
     _title("5  registry", "the best checkpoint as a version in MLflow")
     package = train.write_package(workspace, job, record)
+    run_log.pictures(workspace, job, record, package)
     version = train.publish(workspace, job, record, package)
     uri = f"models:/{config.registered_name}/{version}"
     from irstd.registry import models

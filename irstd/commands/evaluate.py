@@ -20,7 +20,8 @@ from irstd.workspace import Workspace
 
 if TYPE_CHECKING:
     from irstd.metrics import Report
-    from irstd.models.contract import Model
+    from irstd.metrics.mistakes import Mistakes
+    from irstd.models.contract import Detections, Model
 
 # Pixels of false alarms up to which the baselines are put beside the model: 1 in 3000 of ten thousand 512 x 640 frames. To
 # be compared, they need about as many pixels in memory.
@@ -40,6 +41,7 @@ def run(
     stray: Sequence[str] = (),
 ) -> None:
     """`beside`: names of the classical baselines; None: the quick ones. `stray`: options that are of predictions alone."""
+    from irstd.metrics.mistakes import Mistakes
     from irstd.registry import models, tracking
 
     if uri is None:
@@ -57,12 +59,14 @@ def run(
     if not sets:  # the model's own; of other shards all, since they need not know those
         own = sorted(package.content["lineage"]["sets"]) if shards is None else []
         sets = own or [m.set for m in read_all(place)]
-    gathered, found = measured(package, place, split, sets, fa, beside)
+    worst = Mistakes(package.content["threshold"])
+    gathered, found = measured(package, place, split, sets, fa, beside, worst)
     lineage = package.content["lineage"]
     if "recipe" in lineage and found["digests"] == lineage["sets"]:
         found["expected"] = expectations.compared(lineage["recipe"], split, found["protocols"], found["chosen"])
     folder = report or workspace.home / "evaluations" / f"{lineage['run']}-{label_of(lineage, found)}"
     files = written(workspace, gathered, found, out, folder)
+    files += gallery(workspace, worst, uri, found, folder)
     log(workspace, lineage, found, files)
     tell(found, folder, model=uri)
 
@@ -117,6 +121,16 @@ def written(
         write_json(out, found)
     files = gathered.write(folder, found)
     say(f"curves, and rows of every frame and sequence: {workspace.relative(folder)}")
+    return files
+
+
+def gallery(workspace: Workspace, worst: Mistakes, model: str, found: dict[str, Any], folder: Path) -> list[Path]:
+    """Write the page of the worst mistakes, and the picture of all of them, into `folder`; the files."""
+    from irstd.reports.gallery import About, write
+
+    about = {name: found[name] for name in ("split", "digests", "chosen", "threshold", "frames")}
+    files = write(folder, worst, About(model, **about))
+    say(f"the worst misses and false alarms: {workspace.relative(files[0])}")
     return files
 
 
@@ -177,12 +191,14 @@ def measured(
     sets: list[str],
     fa: float | None = None,
     beside: list[str] | None = None,
+    worst: Mistakes | None = None,
 ) -> tuple[Report, dict[str, Any]]:
     """The report of the package's model on `split` of `sets`, and its numbers with those of the classical baselines.
 
     The numbers are what the report computes, with {"split", "digests", "chosen", "run", "baselines": [...]}, and with a wanted
     `fa` also {"wanted_fa": {"wanted", "threshold", "pd", "fa"}}. The frames are read again for each pass over them, so memory
     does not grow with their size. No baselines where the model marks too many pixels for a comparison to say anything.
+    `worst` collects the mistakes.
     """
     from irstd.training.loop import loader_for
 
@@ -201,7 +217,7 @@ def measured(
     # First of all: where it cannot be told, nothing else is waited for.
     maps = Anew(lambda: (model.predict(batch)[0].probability_HW for batch in fresh()))
     point = None if fa is None else threshold.of_maps(maps, fresh, fa)
-    gathered = fill(model, loader)
+    gathered = fill(model, loader, worst)
     found = gathered.compute() | {
         "split": split,
         "digests": {m.set: m.digest for m in manifests},
@@ -234,8 +250,11 @@ def groups_of(manifests: Iterable[Manifest]) -> dict[str, str]:
     }
 
 
-def fill(model: Model, loader: ClipLoader) -> Report:
-    """A report of every labelled key frame of `loader`, whose batches hold one each."""
+def fill(model: Model, loader: ClipLoader, worst: Mistakes | None = None, every: int = 1) -> Report:
+    """A report of every labelled key frame of `loader`, whose batches hold one each, or of one of `every`.
+
+    `worst` collects the mistakes on the same frames.
+    """
     from irstd.metrics import DetectionReport, SegmentationReport
 
     groups = groups_of(loader.manifests)
@@ -245,15 +264,28 @@ def fill(model: Model, loader: ClipLoader) -> Report:
     else:
         out = SegmentationReport(model.threshold, pseudo_masks=loader.pseudo_masks)
     for count, (batch, frame_HW) in enumerate(frames_of(loader), 1):
+        if (count - 1) % every:
+            continue
         (key,), (found,) = batch["key"], model.predict(batch)
         more = {"group": groups[key[0]], "ignore_K4": ignored(batch), "frame_HW": frame_HW}
         if isinstance(out, DetectionReport):
             out.update(key, found.boxes_N4, found.scores_N, batch["boxes"][0], **more)
         else:
             out.update(key, found.probability_HW, mask_of(batch), **more)
+        if worst is not None:
+            mistakes_of(worst, batch, found, frame_HW)
         if count % 100 == 0:
             say(f"evaluate: {count} of {len(loader.windows)} frames")
     return out
+
+
+def mistakes_of(worst: Mistakes, batch: dict[str, Any], found: Detections, frame_HW: np.ndarray) -> None:
+    """Collect the mistakes of one key frame."""
+    (key,) = batch["key"]
+    if found.probability_HW is None:
+        worst.boxes(key, found.boxes_N4, found.scores_N, batch["boxes"][0], frame_HW, ignored(batch))
+    else:
+        worst.masks(key, found.probability_HW, mask_of(batch), frame_HW, ignored(batch))
 
 
 def compared(

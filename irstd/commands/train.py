@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from irstd import config as configuration
-from irstd.commands import expectations
+from irstd.commands import expectations, run_log
 from irstd.commands.show import result, say
 from irstd.config import Config
 from irstd.data.gradient import GradientSpec
@@ -64,6 +64,7 @@ def run(
     if kept is not None:
         for line in against(job, record["metrics"], kept):
             say(line)
+    run_log.pictures(workspace, job, record, package)
     if out is not None:
         import shutil
 
@@ -157,7 +158,6 @@ def execute(workspace: Workspace, job: Job, workers: int | None = None) -> dict[
 
 
 def _execute(workspace: Workspace, job: Job, workers: int | None) -> dict[str, Any]:
-    from irstd.commands import run_log
     from irstd.registry import lineage, tracking
     from irstd.registry.tracker import RunTracker
 

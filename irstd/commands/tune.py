@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from irstd import config as configuration
+from irstd.commands import run_log
 from irstd.commands import train as training
 from irstd.commands.show import result, say, table
 from irstd.data.manifest import pseudo_masks
@@ -39,6 +40,7 @@ def run(
         record = finished(workspace.runs / job.name)
         assert record is not None
         package = training.write_package(workspace, job, record)
+        run_log.pictures(workspace, job, record, package)
         version = training.publish(workspace, job, record, package)
     name = found["config"].registered_name
     result(
@@ -200,7 +202,6 @@ def complete(
 
     Their log is brought up to what lies there: MLflow may have been away for a part of the search, or for all of it.
     """
-    from irstd.commands import run_log
     from irstd.registry import tracking
 
     for job, chain, tracker in zip(jobs, chains, trackers, strict=True):

@@ -28,7 +28,7 @@ class FrameMatch:
     """What one frame adds: counts of targets and blobs, and pixels.
 
     scored_M: int, indices of the target components that are scored (all without an ignore region). hit_M: bool, which of
-    them were hit.
+    them were hit. alarm_N: bool, which blobs answered no target and count as false alarms.
     """
 
     targets: int
@@ -38,6 +38,7 @@ class FrameMatch:
     surplus_pixels: int
     scored_M: np.ndarray
     hit_M: np.ndarray
+    alarm_N: np.ndarray
 
 
 def match_frame(
@@ -60,7 +61,7 @@ def match_frame(
     if ignored_HW is not None:
         free_N = counted_N > (1 - SHARE) * predicted.areas_N
     free_N[blobs_K] = False
-    false_alarms = int(np.count_nonzero(free_N))
+    alarm_N = free_N.copy()
     if protocol.false_alarm == "membership":
         free_N &= ~np.isin(predicted.areas_N, predicted.areas_N[blobs_K])
     surplus = 0
@@ -70,7 +71,8 @@ def match_frame(
     hit_M = np.zeros(len(scored_M), bool)
     hit_M[targets_K] = True
     pixels = int(counted_N[free_N].sum())
-    return FrameMatch(len(scored_M), len(blobs_K), false_alarms, pixels, surplus, scored_M, hit_M)
+    false_alarms = int(np.count_nonzero(alarm_N))
+    return FrameMatch(len(scored_M), len(blobs_K), false_alarms, pixels, surplus, scored_M, hit_M, alarm_N)
 
 
 def scored_targets(target: Components, ignored_HW: np.ndarray | None) -> np.ndarray:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from irstd.metrics.detection import DetectionMetrics
     from irstd.metrics.resampling import Resampled
 
-_NOTHING = FrameMatch(0, 0, 0, 0, 0, np.zeros(0, np.intp), np.zeros(0, bool))
+_NOTHING = FrameMatch(0, 0, 0, 0, 0, np.zeros(0, np.intp), np.zeros(0, bool), np.zeros(0, bool))
 
 
 class OperatingPoint(NamedTuple):

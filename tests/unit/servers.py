@@ -1,12 +1,20 @@
-"""A real HTTP server on loopback for the tests of downloads: ranges, tags, and the faults that servers have."""
+"""Real servers on loopback: one of files, with ranges, tags, and the faults that servers have; and MLflow's own."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from irstd.data.public.records import RemoteFile
@@ -79,3 +87,40 @@ def serving() -> Iterator[Server]:
         finally:
             running.shutdown()
             thread.join()
+
+
+class TrackingServer:
+    """MLflow's own server on loopback, to be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
+        command += ["--default-artifact-root", str(self.folder / "artifacts"), "--no-serve-artifacts"]
+        env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        nowhere = subprocess.DEVNULL
+        self.process = subprocess.Popen(
+            command, env=env, cwd=self.folder, start_new_session=True, stdout=nowhere, stderr=nowhere
+        )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
+                    return
+            except OSError:
+                assert self.process.poll() is None
+                time.sleep(0.1)
+        raise AssertionError("the server did not start")
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None

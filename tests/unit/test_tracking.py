@@ -6,12 +6,7 @@ import json
 import os
 import pickle
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from dataclasses import replace
 
 import pytest
@@ -24,6 +19,7 @@ from irstd.registry.outbox import Outbox, Row
 from irstd.registry.tracker import RunTracker
 from irstd.training import loop
 from irstd.workspace import SETTINGS, Workspace
+from tests.unit.servers import TrackingServer
 from tests.unit.test_training import tiny
 
 # Within MLflow's own store, at its import.
@@ -218,43 +214,9 @@ def test_a_trained_run_is_logged_when_mlflow_is_back(workspace, sample_shards, m
     assert train.execute(at(workspace, "http://127.0.0.1:9"), job) == record
 
 
-class Server:
-    """MLflow's own server on loopback, to be killed and started again."""
-
-    def __init__(self, folder, port=None):
-        self.folder, self.process = folder, None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-
-    def start(self):
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
-        command += ["--default-artifact-root", str(self.folder / "artifacts"), "--no-serve-artifacts"]
-        env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, env=env, cwd=self.folder, start_new_session=True, **quiet)
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
-                    return
-            except OSError:
-                assert self.process.poll() is None
-                time.sleep(0.1)
-        raise AssertionError("the server did not start")
-
-    def kill(self):
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-
-
 @pytest.fixture
 def server(tmp_path):
-    made = Server(tmp_path)
+    made = TrackingServer(tmp_path)
     yield made
     made.kill()
 

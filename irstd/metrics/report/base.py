@@ -79,7 +79,7 @@ class Report(ABC):
             paths = [folder / "report.json"]
             tables = {"images": _columns(self.images()), "sequences": _columns(self.sequences())} | curves
             for name, columns in tables.items():
-                write_atomic(folder / f"{name}.csv", _csv(columns))
+                write_atomic(folder / f"{name}.csv", csv_text(columns))
                 paths.append(folder / f"{name}.csv")
             for name, columns in curves.items():
                 write_atomic(folder / f"{name}.png", pictures.curve(name, columns, found))
@@ -129,7 +129,7 @@ def _columns(rows: Iterable[dict[str, Any]]) -> dict[str, list]:
     return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
 
 
-def _csv(columns: dict[str, list]) -> str:
+def csv_text(columns: dict[str, list]) -> str:
     """Numbers in full, None as nothing."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
