@@ -68,6 +68,8 @@ def pictures(workspace: Workspace, job: Job, record: dict[str, Any], package: Pa
         return
 
     def log() -> None:
+        if not tracking.known(workspace, run_id):  # deleted there
+            return
         for part in (CURVES, GALLERY):
             paths = sorted((folder / part).iterdir()) if (folder / part).is_dir() else []
             tracking.log_files(workspace, run_id, paths, part)

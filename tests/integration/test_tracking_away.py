@@ -20,14 +20,14 @@ def test_a_run_without_its_server_is_registered_by_the_same_command(workspace, t
     server = TrackingServer(tmp_path)
     (workspace / "settings.toml").write_text(f'[mlflow]\nuri = "{server.uri}"\n')
     try:
-        done = irstd(workspace, *RUN, *TINY, check=1)
+        done = irstd(workspace, *RUN, *TINY, check=1, timeout=540)
         assert f"MLflow at {server.uri} does not answer (Connection refused)" in done.stdout
         assert "training begins, its log follows" in done.stdout
         last = done.stderr.strip().splitlines()
         assert len(last) == 1 and last[0].endswith("when it does, the same command logs and registers the run")
         server.start()
         began = time.time()
-        done = irstd(workspace, *RUN, *TINY)
+        done = irstd(workspace, *RUN, *TINY, timeout=540)
         assert "trained before; what its log lacks is added" in done.stdout and "epoch 1" not in done.stdout
         found = json.loads(done.stdout.strip().splitlines()[-1].removeprefix("irstd-result: "))
         assert found["model"] == "models:/ggl-net/1"

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from irstd import config as configuration
-from irstd.commands import train
+from irstd.commands import run_log, train
 from irstd.errors import WorkError
 from irstd.registry import machine, outbox, tracking
 from irstd.registry.outbox import Outbox, Row
@@ -212,6 +212,29 @@ def test_a_trained_run_is_logged_when_mlflow_is_back(workspace, sample_shards, m
     assert train.prepare(again, sample_shards).name == job.name
     assert "torch==" in (folder / "packages.txt").read_text()
     assert train.execute(at(workspace, "http://127.0.0.1:9"), job) == record
+
+    # Curves and gallery: made once, logged when they can be.
+    package = train.write_package(workspace, job, record)
+    gone = at(workspace, "http://127.0.0.1:9")
+    with pytest.raises(WorkError, match="does not answer"):
+        run_log.pictures(gone, job, record, package)
+    pictures = folder / "pictures"
+    made = {path.relative_to(pictures).as_posix() for path in pictures.rglob("*") if path.is_file()}
+    names = {"curves/loss.png", "curves/val.csv", "curves/pr.png", "curves/roc.csv", "curves/froc.png"}
+    assert names | {"gallery/gallery.html", "gallery/gallery.png"} <= made
+    before = (pictures / "gallery" / "gallery.html").stat().st_mtime_ns
+    run_log.pictures(workspace, job, record, package)
+    for part in ("curves", "gallery"):
+        there = {entry.path for entry in client.list_artifacts(record["mlflow_run"], part)}
+        assert there == {name for name in made if name.startswith(part)}
+    assert before == (pictures / "gallery" / "gallery.html").stat().st_mtime_ns
+    run_log.pictures(gone, job, record, package)
+    # Without the pass over val.
+    shutil.rmtree(pictures)
+    quiet = replace(workspace, settings={**SETTINGS, "mlflow": SETTINGS["mlflow"] | {"gallery": False}})
+    run_log.pictures(quiet, job, record, package)
+    left = {path.relative_to(pictures).as_posix() for path in pictures.rglob("*.*") if path.name != ".logged"}
+    assert left == {f"curves/{name}.{kind}" for name in ("loss", "val") for kind in ("csv", "png")}
 
 
 @pytest.fixture
