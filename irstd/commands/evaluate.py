@@ -19,6 +19,8 @@ from irstd.inference.package import Package
 from irstd.workspace import Workspace
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from irstd.metrics import Report
     from irstd.metrics.mistakes import Mistakes
     from irstd.models.contract import Detections, Model
