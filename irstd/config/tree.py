@@ -179,7 +179,9 @@ class TrainConfig(Section):
         1.0, gt=0, le=1, description="an epoch stops after this share of its steps: .2 in the code of SSTNet and others"
     )
     batch: int = Field(8, ge=1, description="key frames in one step over all workers")
-    minutes: float | None = Field(None, gt=0, description="stop after the epoch in which this much time has passed")
+    hours: float | None = Field(
+        None, gt=0, description="stop after the epoch (or a validation within it) in which so many have passed"
+    )
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = Field(5e-4, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd, Nesterov's")
@@ -223,8 +225,13 @@ class TrainConfig(Section):
         description="it rises as 1 - exp(-n / this) over n steps, YOLOX's has 2000; none: n / (n + 10), faster",
     )
     loss: LossConfig = LossConfig()
-    val_every: int = Field(1, ge=1, description="epochs between validations (and checkpoints)")
+    val_every: int = Field(1, ge=1, description="epochs between validations")
     val_steps: int | None = Field(None, ge=1, description="steps between them, in place of val_every")
+    checkpoint_every: int | None = Field(
+        None,
+        ge=1,
+        description="validations between checkpoints; none: as often as costs at most 1 % of the steps' time",
+    )
     patience: int | None = Field(None, ge=1, description="stop after so many validations without a better one")
     channels_last: bool = True
     activation_checkpointing: bool = Field(
@@ -357,7 +364,8 @@ class Config(Section):
         unused |= {"focal_gamma", "focal_alpha"} if len(unused) == 2 else set()
         unused |= {"gaussian_scale"} if loss.similarity == "iou" else set()
         # The weights that it starts from go in by their hash, elsewhere; activations that are computed again are the same.
-        aside = {"init": True, "activation_checkpointing": True, "loss": unused}
+        # How often a checkpoint is written changes no bit of any.
+        aside = {"init": True, "activation_checkpointing": True, "checkpoint_every": True, "loss": unused}
         aside |= dict.fromkeys(self._later("train", *LATER["train"]), True)
         found["train"] = self.train.model_dump(mode="json", exclude=aside)
         # These choose the checkpoint that is kept as best. The threshold for a wanted rate is chosen after it.

@@ -231,4 +231,8 @@ def parameter_count(model: nn.Module) -> int:
 
 def state(model: nn.Module) -> dict[str, Any]:
     """Weights and buffers on the CPU, contiguous: what safetensors takes."""
-    return {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    found = {}
+    for name, value in model.state_dict().items():
+        copy = value.detach().cpu().contiguous()
+        found[name] = copy.clone() if copy.data_ptr() == value.data_ptr() else copy
+    return found

@@ -5,14 +5,23 @@
     best.safetensors        weights of the best validation so far (what is registered)
     state.json              step, epoch, loader, random states of each rank, history, best metrics, identity
     results.csv             the history as a table
+    sums.json               sha256 and size of every other file; written last
 
-A checkpoint carries the best weights with it, so one checkpoint is enough to go on and to finish.
+A checkpoint carries the best weights with it, so one checkpoint is enough to go on and to finish. Without `sums.json` a
+folder is none: whatever ended its writing left it torn.
 """
 
 from __future__ import annotations
 
 import csv
+import errno
 import io
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +29,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from irstd.errors import InputError
-from irstd.files import read_json, write_atomic, write_json
+from irstd.errors import InputError, WorkError
+from irstd.files import read_json, sha256_file, write_atomic, write_json
 
-SCHEMA = 1
+SCHEMA = 2
+SUMS = "sums.json"
+SCRATCH = ".checkpoint-"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+Say = Callable[[str], None]
 
 
 def write(
@@ -34,10 +47,10 @@ def write(
     best: dict[str, torch.Tensor],
     state: dict[str, Any],
 ) -> None:
-    """Write a checkpoint into the empty folder `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(model, folder / "model.safetensors")
-    save_file(best, folder / "best.safetensors")
+    """Write a checkpoint into the empty folder `folder`.
+
+    Raises: WorkError where the disk refuses, above all a full one; nothing of the checkpoint is left then.
+    """
     values = optimizer.state_dict()
     tensors, plain = {}, {}
     for index, entries in values["state"].items():
@@ -48,10 +61,122 @@ def write(
                 plain[f"{index}.{name}"] = value
     for name, value in (average or {}).items():
         tensors[f"average.{name}"] = value.detach().cpu().contiguous()
-    save_file(tensors, folder / "optimizer.safetensors")
-    write_atomic(folder / "results.csv", table(state["history"]))
     groups = [{k: v for k, v in g.items() if k != "params"} for g in values["param_groups"]]
-    write_json(folder / "state.json", state | {"schema": SCHEMA, "optimizer": {"groups": groups, "plain": plain}})
+    parts = {"model": model, "best": best, "optimizer": tensors}
+    need = sum(v.numel() * v.element_size() for part in parts.values() for v in part.values())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _room(folder, need)
+        for name, part in parts.items():
+            save_file(part, folder / f"{name}.safetensors")
+        write_atomic(folder / "results.csv", table(state["history"]))
+        write_json(folder / "state.json", state | {"schema": SCHEMA, "optimizer": {"groups": groups, "plain": plain}})
+        seal(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise refused(folder, error, need) from error
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def scratch(place: Path | None) -> Iterator[Path]:
+    """An empty folder, in `place` or the system's for temporary files, that goes with all in it. `WorkError` where it cannot
+    be made."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=place))
+    except OSError as error:
+        raise refused(place or Path(tempfile.gettempdir()), error, 0) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def size(folder: Path | None) -> int:
+    """Bytes of a checkpoint's files."""
+    return sum(path.stat().st_size for path in folder.iterdir()) if folder and folder.is_dir() else 0
+
+
+def _room(folder: Path, need: int) -> None:
+    """ENOSPC before anything is written, rather than a disk that is filled to the last byte."""
+    if shutil.disk_usage(folder).free < need:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def refused(folder: Path, error: BaseException, need: int) -> WorkError:
+    """The line for a checkpoint that cannot be written."""
+    number = error.errno if isinstance(error, OSError) else None
+    if found := re.search(r"os error (\d+)", str(error)):  # the words of safetensors
+        number = int(found[1])
+    why = os.strerror(number) if number else str(error)
+    there = folder
+    while not there.exists() or there.name.startswith(SCRATCH):
+        there = there.parent
+    full = number in FULL
+    sizes = f": needs {_mib(need)}, {_mib(shutil.disk_usage(there).free)} free" if full else ""
+    remedy = "free some space" if full else "mend that"
+    return WorkError(
+        f"{there}: the checkpoint cannot be written ({why}{sizes}); those before it stay good: {remedy}, then the same "
+        "command goes on from the last"
+    )
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"
+
+
+def seal(folder: Path) -> None:
+    """Flush all files of the folder to the disk and write their sums, the last step of a checkpoint."""
+    sums = {}
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        sums[path.name] = {"sha256": sha256_file(path), "size": path.stat().st_size}
+    write_json(folder / SUMS, sums)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, in a line; None where every file is as it was written."""
+    try:
+        sums = read_json(folder / SUMS)
+        wanted = {str(name): (entry["size"], entry["sha256"]) for name, entry in sums.items()}
+    except FileNotFoundError:
+        return f"{SUMS} is missing: it was not written to its end" if folder.is_dir() else "it is not there"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return f"{SUMS} cannot be read ({type(error).__name__})"
+    if missing := {"state.json", "model.safetensors", "optimizer.safetensors", "best.safetensors"} - {*wanted}:
+        return f"{SUMS} lacks {min(missing)}"
+    for name, (size, sha256) in wanted.items():
+        path = folder / name
+        try:
+            found = path.stat().st_size
+            if found != size:
+                return f"{name} is torn: {found} of {size} bytes"
+            if sha256_file(path) != sha256:
+                return f"{name} has other bytes than were written"
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+    return None
+
+
+def pick(folders: Iterable[Path], say: Say = print) -> Path | None:
+    """The first whole one of `folders`, newest first; None where there is none. Says which damaged ones it passes over."""
+    passed: list[tuple[Path, str]] = []
+    for folder in folders:
+        wrong = damage(folder)
+        if wrong is None:
+            for other, why in passed:
+                step = read_state(folder)["step"]
+                say(f"checkpoint {other} is damaged ({why}); goes on from the one before, step {step}")
+            return folder
+        passed.append((folder, wrong))
+    for other, why in passed:
+        say(f"checkpoint {other} is damaged ({why}), and none before it is whole; starts from the beginning")
+    return None
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -71,7 +196,8 @@ def weights(folder: Path, name: str = "best") -> dict[str, torch.Tensor]:
     """Tensors of `<name>.safetensors`; `InputError` where the file is missing or damaged."""
     path = folder / f"{name}.safetensors"
     try:
-        return load_file(path)
+        # Copies: what comes from the file stays mapped to it, and the file goes when newer ones come.
+        return {name: value.clone() for name, value in load_file(path).items()}
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read ({error}); use another checkpoint") from None
 

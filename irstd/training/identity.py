@@ -45,6 +45,8 @@ SHOWS = (
     "metrics/report/boxes.py",
     "metrics/report/masks.py",
     "metrics/resampling.py",
+    "training/pace.py",
+    "training/store.py",
 )
 
 

@@ -5,15 +5,18 @@
 
 Inside an initialised `torch.distributed` group every rank calls `fit`; gradients are averaged by DDP. `report(metrics,
 checkpoint)` is called on every rank after each validation, `checkpoint` being a folder on rank 0 and None elsewhere; what
-becomes of it is the caller's business (a run folder, Ray Train, a test).
+becomes of it is the caller's business (a run folder, Ray Train, a test). Most reports come without one, None everywhere: a
+checkpoint is written as often as costs at most 1 % of the steps' time (or as `train.checkpoint_every` says), with the first
+report and with the last.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +26,15 @@ from torch import distributed
 from irstd.config import Config
 from irstd.data.loader import TRAINING, ClipLoader
 from irstd.data.manifest import Manifest, read_all
-from irstd.errors import InputError
+from irstd.errors import InputError, WorkError
 from irstd.models import build_model
 from irstd.models.contract import load_weights, memory_format, state
 from irstd.training import checkpoint as checkpoints
+from irstd.training import randomness
 from irstd.training.evaluation import REPORTED, gathered, measure, reported
 from irstd.training.identity import Identity, identity
 from irstd.training.optimizer import AveragedWeights, learning_rate
+from irstd.training.pace import Pace
 from irstd.training.place import here
 from irstd.training.start import start_from
 from irstd.training.step import Stepper
@@ -67,14 +72,16 @@ def fit(
     log: Log = print,
     known: Identity | None = None,
     stepped: Callable[[int], None] | None = None,
+    scratch: Path | None = None,
 ) -> dict[str, Any]:
     """Train to the end and return the last report's metrics. See the module's docstring for `report`.
 
     Args:
         known: what the run goes under where the code has changed since it began; default: the identity as it is computed now.
         stepped: told, on every rank, the number of steps done after each of them.
+        scratch: folder in which checkpoints are written before they are reported; default: the system's for temporary files.
     """
-    run = Run(config, shards, device, log, known)
+    run = Run(config, shards, device, log, known, scratch)
     if stepped is not None:
         run.stepped = stepped
     if resume is not None:
@@ -86,9 +93,15 @@ class Run:
     """One rank of a run: model, optimizer, loaders, and where it stands."""
 
     def __init__(
-        self, config: Config, shards: str | Path, device: str | torch.device, log: Log, known: Identity | None = None
+        self,
+        config: Config,
+        shards: str | Path,
+        device: str | torch.device,
+        log: Log,
+        known: Identity | None = None,
+        scratch: Path | None = None,
     ) -> None:
-        self.config, self.log = config, log
+        self.config, self.log, self.scratch = config, log, scratch
         grouped = distributed.is_available() and distributed.is_initialized()
         self.rank = distributed.get_rank() if grouped else 0
         self.world = distributed.get_world_size() if grouped else 1
@@ -126,16 +139,18 @@ class Run:
         self.steps_per_epoch = max(1, int(len(self.loader) * train.epoch_share + 1e-9))
         self.total = self.steps_per_epoch * train.epochs
         self.stepper = Stepper(self.model, config, self.total)
-        self.step, self.epoch, self.seconds = 0, 0, 0.0
+        self.step, self.epoch, self.seconds, self.over = 0, 0, 0.0, False
+        self.pace = Pace(train.checkpoint_every)
         self._clock: Callable[[], float] = lambda: self.seconds
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.selected: float | None = None  # the objective's value of the best
         self.best_weights: dict[str, torch.Tensor] = {}
+        self.current: dict[str, torch.Tensor] = {}  # weights as of the last validation, on the CPU
         self.stepped: Callable[[int], None] = lambda step: None
         self.places: list[dict[str, Any]] = []  # where it ran, oldest first
         # What differs between ranks starts here: the model above is the same on all.
-        torch.manual_seed(train.seed * 1009 + self.rank + 1)
+        randomness.seed(train.seed, self.rank)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -148,7 +163,9 @@ class Run:
     # -- going on ------------------------------------------------------------------------------------------------
 
     def restore(self, folder: Path) -> None:
-        """Take over a checkpoint's state. `InputError` where it belongs to another run."""
+        """Take over a checkpoint's state. `InputError` where it is damaged or belongs to another run."""
+        if wrong := checkpoints.damage(folder):
+            raise InputError(f"{folder}: the checkpoint is damaged ({wrong}); use the one before it")
         kept = checkpoints.read_state(folder)
         if kept["identity"] != self.identity.hash:
             raise InputError(f"{folder}: belongs to run {kept['run']}, not to {self.identity.name}; start a new run")
@@ -167,10 +184,13 @@ class Run:
         self.best_weights = checkpoints.weights(folder, "best")
         self.places = kept.get("places", [])
         if len(kept["random"]) == self.world:
-            torch.set_rng_state(torch.tensor(kept["random"][self.rank], dtype=torch.uint8))
+            randomness.restore(kept["random"][self.rank])
+        else:
+            # No rank of the old run is one of this: each draws on from a place of its own.
+            randomness.seed(self.config.train.seed, self.rank, self.step)
         self.log(f"resumed {self.identity.name} at epoch {self.epoch} of {self.config.train.epochs}, step {self.step}")
 
-    def _save(self, folder: Path, random: list[list[int]]) -> None:
+    def _save(self, folder: Path, random: list[dict[str, Any]]) -> None:
         values = {
             "run": self.identity.name,
             "identity": self.identity.hash,
@@ -187,7 +207,7 @@ class Run:
             "average_updates": self.average.updates if self.average else 0,
         }
         average = self.average.values if self.average else None
-        checkpoints.write(folder, state(self.model), self.optimizer, average, self.best_weights, values)
+        checkpoints.write(folder, self.current, self.optimizer, average, self.best_weights, values)
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
@@ -198,66 +218,77 @@ class Run:
         place = here(self.device, self.world)
         if self.places[-1:] != [place]:
             self.places.append(place)
-        while not self._over():
+        self.over = self.epoch >= self.config.train.epochs or self._stale() or (self.step > 0 and self._spent())
+        while not self.over:
             self._epoch(report)
         return self.history[-1] if self.history else {}
 
     def _epoch(self, report: Report | None = None) -> None:
         """The steps of an epoch, or the rest of one after a resume, with the validations that are due."""
+        train = self.config.train
         self.loader.set_epoch(self.epoch)
         self.model.train()
+        self.pace.stepping()
         for batch in self.loader:
             self.stepper(batch, self.step)
             self.step += 1
             self.stepped(self.step)
             # What is due with the last step waits until the loader stands at the next epoch.
-            if self.step % self.steps_per_epoch == 0 and self.config.train.epoch_share < 1:
+            within = self.step % self.steps_per_epoch
+            if not within and train.epoch_share < 1:
                 break
-            if report and self.step % self.steps_per_epoch and self._due():
-                self._measure(report)
-                if self._over():
+            if report and within and train.val_steps and self.step % train.val_steps == 0:
+                self._measure(report, last=self._spent())
+                if self.over:
                     return
         self.epoch += 1
         self.loader.set_epoch(self.epoch)
-        if report and self._due():
-            self._measure(report)
+        if report:
+            due = self.step % train.val_steps == 0 if train.val_steps else self.epoch % train.val_every == 0
+            # Asked once: a clock that is asked again between the validation and the end gives another answer.
+            last = self._spent() or self.epoch >= train.epochs
+            if due or last:
+                self._measure(report, last)
 
-    def _due(self) -> bool:
-        """Whether it is time for a validation and a checkpoint."""
-        train = self.config.train
-        if self.step % self.steps_per_epoch:
-            return bool(train.val_steps) and self.step % train.val_steps == 0
-        if self.epoch >= train.epochs or self._spent():
-            return True
-        return self.step % train.val_steps == 0 if train.val_steps else self.epoch % train.val_every == 0
+    def _stale(self) -> bool:
+        """Whether so many validations as the patience allows brought nothing better."""
+        patience = self.config.train.patience
+        if not patience or self.selected is None:
+            return False
+        return sum(row["step"] > self.best["step"] for row in self.history) >= patience
 
-    def _over(self) -> bool:
-        """Whether the run is at its end."""
-        train = self.config.train
-        if train.patience and self.selected is not None:
-            since = sum(row["step"] > self.best["step"] for row in self.history)
-            if since >= train.patience:
-                return True
-        return self.epoch >= train.epochs or self._spent()
-
-    def _measure(self, report: Report) -> None:
-        row = self._validate(self.stepper.means())
+    def _measure(self, report: Report, last: bool) -> None:
+        """Validate and report; with a checkpoint where one is due, and always with the run's last report."""
+        losses = self.stepper.means()
+        self.pace.stopped()
+        row = self._validate(losses)
+        self.over = last or self._stale()
         self.seconds = self._clock()
         row["seconds"] = round(self.seconds, 3)
         row["time"] = round(time.time(), 3)
-        self._report(report, row)
+        self._report(report, row, self._agreed(self.over or self.pace.due(len(self.history))))
         self.model.train()
+        self.pace.stepping()
+
+    def _agreed(self, decision: bool) -> bool:
+        """Rank 0's decision, whose clock decides for all."""
+        told = [decision]
+        if self.world > 1:
+            distributed.broadcast_object_list(told)
+        return told[0]
 
     def _validate(self, losses: dict[str, float]) -> dict[str, Any]:
         """Metrics of the model as it is now; keeps the weights where they are the best so far."""
         row: dict[str, Any] = {"epoch": self.epoch, "step": self.step, "loss": losses.pop("loss")}
         row["lr"] = learning_rate(self.config.train, self.step, self.total)
-        current = state(self.model)
+        # One copy on the CPU serves what follows: the way back, the checkpoint, and the best weights where none are averaged.
+        current = judged = self.current = state(self.model)
         if self.average is not None:
             # The averaged weights are what is judged and kept.
             self.model.load_state_dict(self.average.values)
         self._same_everywhere()
-        kept = state(self.model)
+        if self.average is not None:
+            judged = state(self.model)
         value = None
         if self.val is not None:
             found = gathered(measure(self.model, self.val, self.config.evaluate))
@@ -270,7 +301,7 @@ class Run:
         self.model.load_state_dict(current)
         better = value is not None and (self.selected is None or value > self.selected)
         if better or not self.best_weights or self.val is None:
-            self.best_weights = kept
+            self.best_weights = judged
             chosen = "val-best" if self.val is not None else "last"
             self.best = {"epoch": self.epoch, "step": self.step, "chosen": chosen, **row}
             self.selected = value
@@ -288,19 +319,44 @@ class Run:
             for value in self.model.state_dict().values():
                 distributed.broadcast(value, 0)
 
-    def _report(self, report: Report, row: dict[str, Any]) -> None:
-        random = [torch.get_rng_state().tolist()]
-        if self.world > 1:
-            random = [[]] * self.world
-            distributed.all_gather_object(random, torch.get_rng_state().tolist())
+    def _report(self, report: Report, row: dict[str, Any], checkpoint: bool) -> None:
         metrics = row | {f"best_{k}": v for k, v in self.best.items() if k.startswith("val_") or k == "epoch"}
-        if self.rank:
+        if self.rank == 0:
+            self.log(self._line(row))
+        if not checkpoint:
             report(metrics, None)
             return
-        self.log(self._line(row))
-        with tempfile.TemporaryDirectory(prefix="irstd-checkpoint-") as folder:
-            self._save(Path(folder) / "checkpoint", random)
-            report(metrics, Path(folder) / "checkpoint")
+        with self.pace.writing(), self._written() as folder:
+            try:
+                report(metrics, folder)
+            except OSError as error:
+                # The checkpoint is there, and does not get to its place.
+                raise checkpoints.refused(folder or Path(), error, checkpoints.size(folder)) from error
+
+    @contextmanager
+    def _written(self) -> Iterator[Path | None]:
+        """A folder that holds a checkpoint; None on all ranks but the first. Where it cannot be written, all raise the same."""
+        random = randomness.states()
+        everyone = [random]
+        if self.world > 1:
+            everyone = [{}] * self.world
+            distributed.all_gather_object(everyone, random)
+        failed: WorkError | None = None
+        with contextlib.ExitStack() as stack:
+            folder = None
+            if self.rank == 0:
+                try:
+                    place = stack.enter_context(checkpoints.scratch(self.scratch))
+                    folder = place / "checkpoint"
+                    self._save(folder, everyone)
+                except WorkError as error:
+                    failed = error
+            told = [str(failed) if failed else None]
+            if self.world > 1:
+                distributed.broadcast_object_list(told)
+            if told[0]:
+                raise failed or WorkError(told[0])
+            yield folder
 
     def _line(self, row: dict[str, Any]) -> str:
         """Progress of an epoch as people read it."""
@@ -315,18 +371,15 @@ class Run:
             found = {k: row.get(f"val_{k}") for k in ("ap50", "precision", "recall")}
             parts.append("val " + "  ".join(f"{k} {'-' if v is None else f'{v:.3f}'}" for k, v in found.items()))
         left = self.seconds / done * (epochs - done)
-        if self.config.train.minutes:
-            left = min(left, max(0.0, self.config.train.minutes * 60 - self.seconds))
+        if self.config.train.hours:
+            left = min(left, max(0.0, self.config.train.hours * 3600 - self.seconds))
         return "  ".join([*parts, f"{self.seconds:.0f} s, about {left:.0f} s left"])
 
     def _spent(self) -> bool:
         """Whether the time budget is spent; rank 0's clock decides for all."""
-        if not self.config.train.minutes:
+        if not self.config.train.hours:
             return False
-        spent = [self._clock() >= self.config.train.minutes * 60]
-        if self.world > 1:
-            distributed.broadcast_object_list(spent)
-        return spent[0]
+        return self._agreed(self._clock() >= self.config.train.hours * 3600)
 
 
 def describe(config: Config, shards: str | Path, known: Identity | None = None) -> str:

@@ -17,7 +17,14 @@ from safetensors.torch import load_file
 from tests.integration.conftest import irstd, new_workspace
 
 RUN = ["train", "ggl-net", "--recipe", "recipes/demo.yaml", "--no-register", "--workers", "2"]
-TINY = ["train.epochs=6", "train.val_every=1", "data.crop=32", "train.batch=4", "model.width=4"]
+TINY = [
+    "train.epochs=6",
+    "train.val_every=1",
+    "data.crop=32",
+    "train.batch=4",
+    "model.width=4",
+    "train.checkpoint_every=1",
+]
 
 
 def started(folder: Path) -> subprocess.Popen[str]:

@@ -150,7 +150,7 @@ def test_every_value_survives_the_way_to_the_command() -> None:
     from irstd.config import load, parse_overrides
 
     tree = Config().model_dump(mode="json")
-    changed = {"lr": 3e-07, "minutes": 1.5, "clip": 10.0, "schedule": "constant", "channels_last": False}
+    changed = {"lr": 3e-07, "hours": 1.5, "clip": 10.0, "schedule": "constant", "channels_last": False}
     tree["train"] |= changed
     tree["data"] |= {"sets": ["x y", "1e3"], "crop": 64}
     tree["registry"]["name"] = "GGL.net_1"

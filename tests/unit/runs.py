@@ -23,7 +23,8 @@ class Keeper:
 
     def __call__(self, metrics, folder):
         self.metrics.append(metrics)
-        shutil.copytree(folder, self.folder / f"{self.by}-{metrics[self.by]}")
+        if folder is not None:
+            shutil.copytree(folder, self.folder / f"{self.by}-{metrics[self.by]}")
         if metrics[self.by] == self.die_after:
             raise KeyboardInterrupt
 
@@ -34,6 +35,8 @@ def trained(workspace: Workspace, config: Config, run_id: str | None = None) -> 
     folder = workspace.runs / job.name
 
     def report(metrics, checkpoint):
+        if checkpoint is None:
+            return
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         shutil.copytree(checkpoint, folder / "checkpoint")
 

@@ -37,6 +37,7 @@ TINY = {
     "train.epochs": 3,
     "train.lr": 5e-3,
     "train.ema": 0.5,
+    "train.checkpoint_every": 1,
     "train.loss.similarity": "gaussian",
 }
 
