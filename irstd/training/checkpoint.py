@@ -130,7 +130,7 @@ def _mib(count: int) -> str:
 def seal(folder: Path) -> None:
     """Flush all files of the folder to the disk and write their sums, the last step of a checkpoint."""
     sums = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(p for p in folder.iterdir() if p.name != SUMS):
         with path.open("rb") as file:
             os.fsync(file.fileno())
         sums[path.name] = {"sha256": sha256_file(path), "size": path.stat().st_size}

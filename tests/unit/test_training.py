@@ -79,6 +79,7 @@ def test_a_run_goes_on_across_a_change_of_code(sample_shards, whole, tmp_path):
     shutil.copytree(whole.folder / "epoch-3", tmp_path / "epoch-3")
     state = tmp_path / "epoch-3" / "state.json"
     state.write_text(json.dumps(began | {"identity": changed.hash}))
+    checkpoint.seal(state.parent)
     with pytest.raises(InputError, match="belongs to run"):
         loop.fit(tiny(), sample_shards, Keeper(tmp_path), resume=tmp_path / "epoch-3", log=lambda line: None)
     steps: list[int] = []
