@@ -34,7 +34,7 @@ def test_dotted_keys_of_shard_in_params_are_refused_since_dvc_does_not_see_them(
         ("train.epoch=3", ["unknown key", "train.epochs"]),
         ("trian.lr=3", ["unknown key"]),
         ("train.zoom=.2", ["did you mean 'data.zoom'"]),
-        ("train.checkpoint=true", ["did you mean 'train.activation_checkpointing'"]),
+        ("train.activation_checkpoint=true", ["did you mean 'train.activation_checkpointing'"]),
         ("train=3", ["section"]),
         ("train.lr", ["key=value"]),
         ("train.lr=-1", ["train.lr", "greater than 0"]),
