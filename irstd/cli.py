@@ -283,9 +283,30 @@ def compare(
 def promote(
     model: Annotated[str, typer.Argument(metavar="MODEL_URI", help="such as models:/ggl-net@challenger")],
     shards: Shards = None,
+    bound: Annotated[
+        float | None, typer.Option("--bound", help="what the difference must surely exceed; default: registry.bound")
+    ] = None,
+    accept_insufficient: Annotated[
+        bool,
+        typer.Option("--accept-insufficient", help="with too few groups for an interval, the numbers alone decide"),
+    ] = False,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="measure both on the gate that is here, though it has changed since training")
+    ] = False,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="make the champion before this one champion again")
+    ] = False,
 ) -> None:
-    """Make a version champion if it beats the one that is, on the same gate split."""
-    _call("promote", uri=model, shards=shards)
+    """Make a version champion if it beats the one that is, on the same gate split; status 1 where it does not."""
+    _call(
+        "promote",
+        uri=model,
+        shards=shards,
+        bound=bound,
+        accept_insufficient=accept_insufficient,
+        anew=anew,
+        back=rollback,
+    )
 
 
 @app.command()

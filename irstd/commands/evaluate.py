@@ -156,7 +156,7 @@ def label_of(lineage: dict[str, Any], found: dict[str, Any]) -> str:
 def log(workspace: Workspace, lineage: dict[str, Any], found: dict[str, Any], files: Sequence[Path] = ()) -> None:
     """Write the numbers to the model's run, and the files beside them, where this store has it: a package may come from
     elsewhere."""
-    from irstd.registry import tracking
+    from irstd.registry import models, tracking
     from irstd.training.evaluation import REPORTED
 
     run_id, label = lineage.get("mlflow_run"), label_of(lineage, found)
@@ -173,6 +173,7 @@ def log(workspace: Workspace, lineage: dict[str, Any], found: dict[str, Any], fi
         tracking.log_values(tracking.client(workspace), run_id, values)
         tracking.log_text(workspace, run_id, configuration_json(found), f"evaluation-{label}.json")
         tracking.log_files(workspace, run_id, files, f"evaluation-{label}")
+        models.describe_run(workspace, run_id)
 
 
 def configuration_json(value: Any) -> str:

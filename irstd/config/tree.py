@@ -287,6 +287,9 @@ class EvaluateConfig(Section):
 
 class RegistryConfig(Section):
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]+$", description="registered model; default: its kind")
+    bound: float = Field(
+        0.0, ge=-1, le=1, description="promotion: what the lower end of the difference's interval must be above"
+    )
 
 
 class Config(Section):

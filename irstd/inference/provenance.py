@@ -52,14 +52,25 @@ def split_digest(content: Mapping[str, Any], split: str) -> str:
     return sha256_text(canonical_json(about | {"split": content["splits"][split], "samples": samples}))
 
 
-def leaked(trained: Mapping[str, Mapping[str, list[str]]], present: Iterable[Any], splits: Iterable[str]) -> list[str]:
-    """`set/group` of every group that is in one of `splits` of the `present` manifests and that `trained` learned from."""
+def leaked(
+    learned: Mapping[str, Iterable[str]], present: Iterable[Any], splits: Iterable[str] = ("gate", "test")
+) -> list[str]:
+    """`set/group` of every group in one of `splits` of the `present` manifests that is among `learned`, groups by set."""
+    wanted = tuple(splits)
     return sorted(
         f"{m.set}/{group}"
         for m in present
-        for group in {g for split in splits for g in groups(m.content)[split]}
-        & set(trained.get(m.set, {}).get("train", ()))
+        for group in {g for split in wanted for g in groups(m.content)[split]} & set(learned.get(m.set, ()))
     )
+
+
+def learned(content: Mapping[str, Any]) -> dict[str, list[str]] | None:
+    """The groups by set that the model of a package learned from; None where the package does not say."""
+    noted = content["lineage"].get("groups")
+    if noted is None:
+        return None
+    parts = content["config"]["data"].get("train_on", "train").split("+")
+    return {name: [group for part in parts for group in splits[part]] for name, splits in noted.items()}
 
 
 def inputs(manifests: Iterable[Any], frames: int) -> dict[str, Any] | None:

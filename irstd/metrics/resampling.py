@@ -172,8 +172,17 @@ class Resampled:
             rows.append(row)
         return rows
 
+    def sampled(self, name: str) -> np.ndarray:
+        """float [R]: a number over each resample of the groups, nan where it does not exist there."""
+        weights_RG = bootstrap.draws(self.groups)
+        counted = self._ratio_samples(weights_RG)
+        return counted[name] if name in counted else np.array(self._samples(weights_RG, details=False)[name])
+
     def _ratios(self, weights_RG: np.ndarray) -> dict[str, Any]:
         """Intervals of what is a count over a count at the threshold."""
+        return {name: bootstrap.interval(values) for name, values in self._ratio_samples(weights_RG).items()}
+
+    def _ratio_samples(self, weights_RG: np.ndarray) -> dict[str, np.ndarray]:
         if self.protocol.point == "curve":
             return {}
         above = self.scores_D > self.threshold
@@ -192,7 +201,7 @@ class Resampled:
         }
         if self.fps is not None:
             found["false_alarms_per_hour"] = found["false_alarms_per_frame"] * 3600 * self.fps
-        return {name: bootstrap.interval(values) for name, values in found.items()}
+        return found
 
     def _samples(self, weights_RG: np.ndarray, details: bool) -> dict[Any, list[float]]:
         """Values of each resample: by the number's name, by (binning, bin, number), and by ("rate", rate)."""

@@ -253,6 +253,33 @@ def _fetch(workspace: Workspace, version: Any, kept: Path, uri: str) -> None:
         (path / ".run").write_text(str(version.run_id))
 
 
+def describe(workspace: Workspace, version: Any) -> None:
+    """Write a version's card again, with what its run holds by now of evaluations, and with its promotions."""
+    import json
+
+    from irstd.registry import history
+
+    try:
+        found = package(workspace, f"models:/{version.name}/{version.version}")
+    except (InputError, WorkError):
+        return  # its files are gone, or nobody's: the description stays as it is
+    texts = tracking.texts(workspace, version.run_id, "evaluation-") if version.run_id else {}
+    evaluations = [json.loads(text) for text in texts.values()]
+    lines = [
+        f"{r['time']}, version {r['to']}: {r['outcome']}: {r['reason']}"
+        for r in history.records(workspace, version.name)
+        if str(version.version) in (r["to"], r["from"])
+    ]
+    text = card.render(found.content, version.name, evaluations, reversed(lines))
+    client(workspace).update_model_version(version.name, version.version, card.shortened(text, DESCRIPTION))
+
+
+def describe_run(workspace: Workspace, run_id: str) -> None:
+    """`describe` every version that a run registered."""
+    for version in client(workspace).search_model_versions(f"run_id = '{run_id}'"):
+        describe(workspace, version)
+
+
 def load_model(uri: str, device: str = "cpu") -> Detector:
     """A detector from a model URI: `load_model("models:/ggl-net@champion")(frames_THW)` -> a list of Detections."""
     workspace = Workspace.find().enter()

@@ -39,6 +39,7 @@ SHOWS = (
     "metrics/bootstrap.py",
     "metrics/curve.py",
     "metrics/operating.py",
+    "metrics/paired.py",
     "metrics/pictures.py",
     "metrics/report/__init__.py",
     "metrics/report/base.py",

@@ -236,6 +236,12 @@ CASES: list[tuple[str, dict[str, Any], list[list[str]]]] = [
     ("tune-flow", {"shards": "s"}, [["tune", "demo", "--shards", "s"]]),
     ("promote-flow", {"shards": "s"}, [["promote", "models:/ggl-net@challenger", "--shards", "s"]]),
     (
+        "promote-flow",
+        {"bound": 0.01, "accept_insufficient": True},
+        [["promote", "models:/ggl-net@challenger", "--bound", "0.01", "--accept-insufficient"]],
+    ),
+    ("promote-flow", {"rollback": True}, [["promote", "models:/ggl-net@challenger", "--rollback"]]),
+    (
         "detect-flow",
         {"video": "a/b.mkv", "out": "c"},
         [["detect", "a/b.mkv", "--model", "models:/ggl-net@champion", "--out", "c"]],

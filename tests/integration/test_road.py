@@ -209,8 +209,12 @@ def test_promotion_compares_on_the_same_frames(workspace, searched):
         return str(client.get_model_version_by_alias("ggl-net", alias).version)
 
     assert holds("challenger") == challenger == "2" and holds("champion") == "1"
-    done = irstd(workspace, "promote", "models:/ggl-net@challenger", check=None)
+    # A handful of groups: the interval cannot be told, and nothing moves unless that is accepted.
+    done = irstd(workspace, "promote", "models:/ggl-net@challenger", check=1)
+    assert last(done)["verdict"] == "insufficient" and holds("champion") == "1" and last(done)["gate_uses"] == 1
+    done = irstd(workspace, "promote", "models:/ggl-net@challenger", "--accept-insufficient", check=None)
     found = last(done)
+    assert found["gate_uses"] == 2
     assert done.returncode == (0 if found["promoted"] else 1)
     champion = holds("champion")
     assert champion == ("2" if found["promoted"] else "1")
@@ -220,8 +224,11 @@ def test_promotion_compares_on_the_same_frames(workspace, searched):
     assert (" against " if found["promoted"] else " does not beat ") in found["reason"]
     # The other one does not beat it, whichever it is.
     other = "1" if champion == "2" else "2"
-    assert last(irstd(workspace, "promote", f"models:/ggl-net/{other}", check=1))["promoted"] is False
-    assert holds("champion") == champion
+    done = irstd(workspace, "promote", f"models:/ggl-net/{other}", "--accept-insufficient", check=1)
+    assert last(done)["verdict"] == "kept" and holds("champion") == champion
+    # What was promoted is taken back; a first champion has none before it.
+    done = irstd(workspace, "promote", "models:/ggl-net@champion", "--rollback", check=0 if found["promoted"] else 2)
+    assert holds("champion") == "1"
 
 
 def test_listings(workspace, trained):

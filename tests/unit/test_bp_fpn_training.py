@@ -275,7 +275,7 @@ def test_promotion_shows_boxes_and_what_they_were_measured_as(sample_shards, pac
     printed = capsys.readouterr().out
     assert f"strict, grid native, threshold 0.01, split gate of sample {manifest.digest[:12]}" in printed
     assert printed.count("AP50 ") == 2 and printed.count("false alarms a frame") == 2
-    promote.show(promotion.Verdict(True, "there was no champion", "-"))
+    promote.show(promotion.Verdict("promoted", "there was no champion"))
     assert not capsys.readouterr().out
 
 

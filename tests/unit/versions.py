@@ -56,8 +56,10 @@ def git(folder: Path, *arguments: str) -> None:
     subprocess.run(["git", *author, *arguments], cwd=folder, check=True, capture_output=True)
 
 
-def registered(workspace: Workspace, kind: str, name: str, seed: int = 0, model=None, config=None) -> str:
-    """A version of `name`: a fresh network of that kind (or `model`), with its run; the version's number."""
+def registered(
+    workspace: Workspace, kind: str, name: str, seed: int = 0, model=None, config=None, shards: Path | None = None
+) -> str:
+    """A version of `name`: a fresh network of that kind (or `model`) as if trained on the shards; the version's number."""
     import torch
 
     from irstd.models import build_model
@@ -66,7 +68,7 @@ def registered(workspace: Workspace, kind: str, name: str, seed: int = 0, model=
     config = config or CONFIGS[kind]
     train = config.train.model_copy(update={"seed": seed})
     config = config.model_copy(update={"registry": RegistryConfig(name=name), "train": train})
-    manifests = read_all(workspace.shards)
+    manifests = read_all(shards or workspace.shards)
     named = identity(config, manifests)
     torch.manual_seed(seed)
     chain = lineage.of_run(workspace, named, manifests, seed)
