@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from irstd.registry.tracker import RunTracker
 
 CONFIG, PACKAGES, LINEAGE = "config.yaml", "packages.txt", "lineage.json"
-CURVES, GALLERY = "curves", "gallery"
+CURVES, GALLERY, MADE = "curves", "gallery", "made.json"
 FRAMES = 2000
 """Frames of val that the pass after the training looks at; of more one of two, of three, ... is taken."""
 
@@ -57,12 +57,17 @@ def pictures(workspace: Workspace, job: Job, record: dict[str, Any], package: Pa
 
     The pass is left out where settings.toml says mlflow.gallery = false. Raises WorkError where MLflow stays away.
     """
+    from irstd.inference.package import Package
     from irstd.registry import tracking
 
-    folder = workspace.runs / job.name / "pictures"
-    if not folder.is_dir():
+    folder, passes = workspace.runs / job.name / "pictures", bool(workspace.settings["mlflow"]["gallery"])
+    content = Package.read(package).content
+    made = {"passes": passes, "threshold": content["threshold"], "weights": content["lineage"].get("weights_sha256")}
+    # Another threshold is another gallery.
+    if not (folder / MADE).is_file() or read_json(folder / MADE) != made:
         with staged_folder(folder) as staged:
-            _draw(staged, job, package, passes=workspace.settings["mlflow"]["gallery"])
+            _draw(staged, job, package, passes)
+            write_json(staged / MADE, made)
     logged, run_id = folder / ".logged", record["mlflow_run"]
     if logged.is_file() and logged.read_text() == run_id:
         return

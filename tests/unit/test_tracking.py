@@ -226,15 +226,19 @@ def test_a_trained_run_is_logged_when_mlflow_is_back(workspace, sample_shards, m
     run_log.pictures(workspace, job, record, package)
     for part in ("curves", "gallery"):
         there = {entry.path for entry in client.list_artifacts(record["mlflow_run"], part)}
-        assert there == {name for name in made if name.startswith(part)}
+        assert there == {name for name in made if name.startswith(part)} and there
     assert before == (pictures / "gallery" / "gallery.html").stat().st_mtime_ns
     run_log.pictures(gone, job, record, package)
-    # Without the pass over val.
-    shutil.rmtree(pictures)
+    # With another threshold, and without the pass over val.
+    train.write_package(workspace, replace(job, config=tiny(train__epochs=2, evaluate__threshold=0.25)), record)
+    run_log.pictures(workspace, job, record, package)
+    assert "threshold 0.25" in (pictures / "gallery" / "gallery.html").read_text()
     quiet = replace(workspace, settings={**SETTINGS, "mlflow": SETTINGS["mlflow"] | {"gallery": False}})
     run_log.pictures(quiet, job, record, package)
-    left = {path.relative_to(pictures).as_posix() for path in pictures.rglob("*.*") if path.name != ".logged"}
-    assert left == {f"curves/{name}.{kind}" for name in ("loss", "val") for kind in ("csv", "png")}
+    left = {path.relative_to(pictures).as_posix() for path in (pictures / "curves").rglob("*")}
+    assert not (pictures / "gallery").exists() and left == {
+        f"curves/{name}.{kind}" for name in ("loss", "val") for kind in ("csv", "png")
+    }
 
 
 @pytest.fixture
