@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,32 +10,14 @@ from filelock import FileLock
 from irstd import config as configuration
 from irstd.commands import expectations, run_log
 from irstd.commands.show import result, say
-from irstd.config import Config
-from irstd.data.gradient import GradientSpec
-from irstd.data.manifest import Manifest, read_all
-from irstd.data.windows import require, require_gradient
 from irstd.errors import InputError, WorkError
 from irstd.files import read_json, sha256_file, staged_folder, write_json
-from irstd.training.identity import Identity, identity
+from irstd.training.preparation import Job, check_batch, prepare
 from irstd.training.record import finished
 from irstd.workspace import Workspace
 
 if TYPE_CHECKING:
     from irstd.registry.tracker import RunTracker
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run that was checked and can start."""
-
-    config: Config
-    shards: str | Path
-    manifests: list[Manifest]
-    identity: Identity
-
-    @property
-    def name(self) -> str:
-        return self.identity.name
 
 
 def run(
@@ -87,67 +68,6 @@ def check_package_folder(out: Path) -> None:
     """`InputError` where a package would overwrite something else."""
     if out.exists() and (not out.is_dir() or any(out.iterdir()) and not (out / "package.json").is_file()):
         raise InputError(f"--out {out}: holds something else than a model package; name a new folder")
-
-
-def prepare(config: Config, shards: str | Path) -> Job:
-    """Refuse what cannot be trained, before anything starts."""
-    from irstd.training.loop import loader_for
-    from irstd.training.rehearsal import rehearse
-    from irstd.training.start import weights_file
-
-    if config.train.init:
-        # A worker's working folder is another.
-        weights_file(config.train.init)
-        place = {"init": str(Path(config.train.init).resolve())}
-        config = config.model_copy(update={"train": config.train.model_copy(update=place)})
-    manifests = read_all(shards, config.data.sets)
-    split = config.data.train_on
-    require(manifests, split, config.model.frames)
-    for manifest in manifests if config.model.task == "segmentation" else ():
-        samples = [s for shard in manifest.shards(split) for s in shard["samples"]]
-        if samples and not any("masks.npy" in s["members"] for s in samples):
-            others = [
-                m.set
-                for m in manifests
-                if any("masks.npy" in e["members"] for h in m.shards(split) for e in h["samples"])
-            ]
-            choose = f", or choose with data.sets=[{','.join(others)}]" if others else ""
-            hint = f"; make them from its boxes with shard.derive.masks in params.yaml and irstd shard{choose}"
-            raise InputError(f"set {manifest.set} has no masks, which {config.model.name} learns from{hint}")
-    if config.model.stored_gradient and config.data.resize == "native":
-        require_gradient(manifests, GradientSpec(config.model.stored_gradient, "replicate"))
-    # Making a loader is its own check: intensity rule, clip length, batch against key frames.
-    loaders = [loader_for(config, shards, split, manifests, batch_size=config.train.batch)]
-    if split == "train" and sum(m.count("val", "labelled") for m in manifests):
-        loaders.append(loader_for(config, shards, "val", manifests, batch_size=1))
-    elif config.train.patience:
-        why = "have no labelled key frame in the split 'val'" if split == "train" else "are trained on with their val"
-        raise InputError(
-            f"train.patience={config.train.patience}: the chosen sets {why}, so there is nothing to get better on; leave it out"
-        )
-    for loader in loaders:
-        if config.model.task == "segmentation" and not loader.masks:
-            raise InputError(
-                f"the split {loader.split!r} of {', '.join(m.set for m in manifests)} has frames without masks, which "
-                f"{config.model.name} learns from; choose sets with data.sets=[...]"
-            )
-    rehearse(config, shards, manifests)
-    return Job(config, shards, manifests, identity(config, manifests))
-
-
-def check_batch(job: Job, workers: int) -> None:
-    """`InputError` where the global batch, or the validation, cannot be shared out."""
-    batch = job.config.train.batch
-    frames = sum(m.count("val", "labelled") for m in job.manifests) if job.config.data.train_on == "train" else 0
-    if 0 < frames < workers:
-        raise InputError(f"{workers} workers for {frames} key frames of the split 'val'; ask for fewer with --workers")
-    shares = workers * job.config.train.accumulate
-    if batch % shares:
-        raise InputError(
-            f"train.batch={batch} does not divide by {workers} workers"
-            + (f" x train.accumulate={job.config.train.accumulate}" if shares > workers else "")
-            + "; change it, or choose --workers"
-        )
 
 
 def execute(workspace: Workspace, job: Job, workers: int | None = None) -> dict[str, Any]:

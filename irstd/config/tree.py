@@ -234,6 +234,9 @@ class TrainConfig(Section):
     )
     patience: int | None = Field(None, ge=1, description="stop after so many validations without a better one")
     channels_last: bool = True
+    sync_batch_norm: bool = Field(
+        False, description="batch statistics over all workers' key frames, on GPUs; else each worker has its own"
+    )
     activation_checkpointing: bool = Field(
         False, description="compute large activations again in the backward pass: less memory, more time, the same bits"
     )
@@ -394,6 +397,7 @@ LATER = {
         "momentum",
         "quick",
         "rate_by",
+        "sync_batch_norm",
         "warmup_epochs",
         "warmup_from",
     ),

@@ -31,7 +31,7 @@ def recomputed(module: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
 @contextmanager
 def statistics_aside(module: nn.Module) -> Iterator[None]:
     """Running statistics of batch normalisations are as they were afterwards: what is added goes to copies."""
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     own = [dict(norm._buffers) for norm in norms]
     for norm in norms:
         norm._buffers.update({name: value.clone() for name, value in norm._buffers.items() if value is not None})

@@ -46,7 +46,11 @@ SHOWS = (
     "metrics/report/boxes.py",
     "metrics/report/masks.py",
     "metrics/resampling.py",
+    "training/__main__.py",
+    "training/bare.py",
     "training/pace.py",
+    "training/preparation.py",
+    "training/record.py",
     "training/store.py",
 )
 

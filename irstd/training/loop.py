@@ -37,8 +37,10 @@ from irstd.training.optimizer import AveragedWeights, learning_rate
 from irstd.training.pace import Pace
 from irstd.training.place import here
 from irstd.training.start import start_from
-from irstd.training.step import Stepper
+from irstd.training.step import Stepper, has_batch_norm
 
+FEW = 8
+"""Key frames below which the statistics of a batch say little."""
 Report = Callable[[dict[str, Any], Path | None], None]
 Log = Callable[[str], None]
 
@@ -138,6 +140,13 @@ class Run:
         # Rounded down; the tiny part mends .2 * 2245, which is a little less than 449.
         self.steps_per_epoch = max(1, int(len(self.loader) * train.epoch_share + 1e-9))
         self.total = self.steps_per_epoch * train.epochs
+        seen = train.batch // shares
+        if shares > 1 and seen < FEW and not train.sync_batch_norm and has_batch_norm(self.model):
+            over = f"{self.world} workers" + (f" x train.accumulate={train.accumulate}" if train.accumulate > 1 else "")
+            log(
+                f"warning: batch normalisation sees {seen} key frames at a time (train.batch={train.batch} over {over}), fewer "
+                f"than {FEW}: its statistics are rough; raise train.batch, or set train.sync_batch_norm=true on GPUs"
+            )
         self.stepper = Stepper(self.model, config, self.total)
         self.step, self.epoch, self.seconds, self.over = 0, 0, 0.0, False
         self.pace = Pace(train.checkpoint_every)

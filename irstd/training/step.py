@@ -48,6 +48,15 @@ class Stepper:
                 part.compile()
         module = LossModule(model, train.precision)
         self.grouped = distributed.is_available() and distributed.is_initialized()
+        if train.sync_batch_norm and self.grouped:
+            if model.device.type == "cpu":
+                raise InputError(
+                    "train.sync_batch_norm=true: PyTorch shares batch statistics between GPUs alone; leave it out, or train in "
+                    "one process (--workers 1)"
+                )
+            # In place, and before DDP looks at what there is. The names of weights and buffers stay.
+            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        self.loss_module = module
         self.module: nn.Module = module
         if self.grouped:
             self.module = nn.parallel.DistributedDataParallel(module, find_unused_parameters=model.spares)
@@ -107,3 +116,8 @@ class Stepper:
                 raise WorkError(
                     f"the training loss became {value} in step {step + 1}, on {keys}; lower train.lr or set train.clip"
                 )
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether the network learns by the statistics of batches."""
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules())
