@@ -18,7 +18,7 @@ from irstd.models.contract import SegmentationModel
 from irstd.models.resize import Placement, Resize
 from irstd.training import loop
 
-SIZES = [(48, 80), (128, 96), (64, 64), (31, 17)]
+SIZES = [(48, 80), (128, 96), (64, 64), (31, 17), (50, 90)]
 CENTRE = {"data.resize": "letterbox:64", "data.interpolation": "bicubic", "data.letterbox": "centre"}
 
 
