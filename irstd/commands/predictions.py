@@ -25,6 +25,7 @@ from irstd.workspace import Workspace
 
 if TYPE_CHECKING:
     from irstd.metrics import Report
+    from irstd.metrics.mistakes import Mistakes
 
 CHOSEN = "external predictions"
 MISSING = ("refuse", "empty")
@@ -47,6 +48,8 @@ def run(
     images: Path | None = None,
 ) -> None:
     """Options as of the command line."""
+    from irstd.metrics.mistakes import Mistakes
+
     if uri is not None:
         raise InputError(f"{uri} and --predictions {place}: score one at a time, a model or predictions")
     if missing not in MISSING:
@@ -76,7 +79,8 @@ def run(
     if fa is not None:  # first of all: where it cannot be told, nothing else is waited for
         maps = Anew(lambda: (_map(given, *_place(batch)) for batch in fresh()))
         point = threshold_choice.of_maps(maps, fresh, fa)
-    gathered = fill(given, loader, 0.5 if threshold is None else threshold, scored)
+    worst = Mistakes(0.5 if threshold is None else threshold)
+    gathered = fill(given, loader, worst.threshold, scored, worst)
     found = gathered.compute() | {
         "split": split,
         "digests": {manifest.set: manifest.digest for manifest in manifests},
@@ -91,6 +95,8 @@ def run(
         found["wanted_fa"] = point
     folder = report or workspace.home / "evaluations" / f"{sequence.slug(name)}-{split}"
     evaluate.written(workspace, gathered, found, out, folder)
+    if worst.frames:
+        evaluate.gallery(workspace, worst, name, found, folder)
     evaluate.tell(found, folder, predictions=str(place), name=name)
 
 
@@ -175,8 +181,14 @@ def protocols(given: Predictions, manifests: Sequence[Manifest]) -> list[tuple[s
     return found
 
 
-def fill(given: Predictions, loader: ClipLoader, threshold: float, scored: Sequence[tuple[str, int | None]]) -> Report:
-    """A report of every labelled key frame; what has no prediction is empty."""
+def fill(
+    given: Predictions,
+    loader: ClipLoader,
+    threshold: float,
+    scored: Sequence[tuple[str, int | None]],
+    worst: Mistakes | None = None,
+) -> Report:
+    """A report of every labelled key frame; what has no prediction is empty. `worst` collects mistakes on the frames' grid."""
     from irstd.metrics import DetectionReport, SegmentationReport
 
     groups = evaluate.groups_of(loader.manifests)
@@ -188,10 +200,15 @@ def fill(given: Predictions, loader: ClipLoader, threshold: float, scored: Seque
         if isinstance(out, DetectionReport):
             boxes_N4, scores_N = boxes.get(key, (np.zeros((0, 4)), np.zeros(0)))
             out.update(key, boxes_N4, scores_N, batch["boxes"][0], **more)
+            if worst is not None:
+                worst.boxes(key, boxes_N4, scores_N, batch["boxes"][0], frame_HW, ignored(batch))
         else:
             grid = scored[0][1]
             shape = shape if len(scored) > 1 or grid is None else (grid, grid)
-            out.update(key, _map(given, key, shape), mask_of(batch), **more)
+            map_HW = _map(given, key, shape)
+            out.update(key, map_HW, mask_of(batch), **more)
+            if worst is not None and map_HW.shape == frame_HW.shape and grid is None:
+                worst.masks(key, map_HW, mask_of(batch), frame_HW, ignored(batch))
     return out
 
 

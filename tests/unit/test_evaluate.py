@@ -65,7 +65,13 @@ def test_every_evaluation_leaves_its_files_and_says_what_its_numbers_are(workspa
     assert len(rows) == found["frames"] == manifest.count("val", "labelled")
     assert {row["group"] for row in rows} == {f"sample/{group}" for group in groups}
     names = sorted(path.name for path in folder.iterdir())
-    assert {"roc.png", "roc.csv", "froc.csv", "pr.png", "sequences.csv"} <= set(names)
+    assert {"roc.png", "roc.csv", "froc.csv", "pr.png", "sequences.csv", "gallery.html", "gallery.png"} <= set(names)
+    # The gallery counts what the report counts.
+    row = found["protocols"][0]
+    page = (folder / "gallery.html").read_text()
+    for count, what in ((row["targets"] - row["hits"], "missed targets"), (row["false_alarms"], "false alarms")):
+        assert f"<li><b>{count:,}</b>{what}</li>" in page
+    assert f"val of sample {manifest.digest[:12]}: {found['frames']} labelled frames" in page
 
     # The threshold is the exact one of all probabilities.
     model = made.model()

@@ -211,7 +211,9 @@ def test_the_command_writes_what_a_model_s_evaluation_writes(workspace, perfect,
     assert "oracle: masks of 0 and 1" in text and "checkpoint external predictions" in text and "top-hat" in text
     found = read_json(out)
     assert found["protocols"][0]["iou"] == found["protocols"][0]["pd"] == 1 and found["protocols"][0]["fa"] == 0
-    assert {"report.json", "images.csv", "sequences.csv", "roc.csv", "roc.png"} <= {p.name for p in report.iterdir()}
+    assert {"report.json", "images.csv", "sequences.csv", "roc.csv", "roc.png", "gallery.html"} <= {
+        p.name for p in report.iterdir()
+    }
     assert '"name": "oracle"' in text.splitlines()[-1]
     # Both the file and the folder stand in tables, the baselines with them.
     compare.run(workspace, [str(out), str(report)], None, "test", None, None)

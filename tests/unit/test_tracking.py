@@ -72,10 +72,10 @@ def test_reports_arrive_once_with_their_time(workspace):
     """Also those of a worker that is restarted, which tells again what it told before."""
     tracker = RunTracker(workspace, "restarted", {"irstd.kind": "train"}, {"train.lr": 1})
     tracker.open()
-    for epochs in ((1, 2), (2, 3)):
+    for reports in ([report(1), report(2)], [report(2, time=1.8e9), report(3)]):
         worker = pickle.loads(pickle.dumps(tracker))
-        for epoch in epochs:
-            worker(report(epoch, lr=0.5, val_iou=None), None)
+        for each in reports:
+            worker(each | {"lr": 0.5, "val_iou": None}, None)
         worker.close()
     assert logged(workspace, tracker.run_id) == expected(1, 2, 3)
     run = tracking.client(workspace).get_run(tracker.run_id)
