@@ -29,7 +29,6 @@ weights = typer.Typer(help="Weights that others have published.", no_args_is_hel
 app.add_typer(weights, name="weights")
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as train.epochs=20")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="processes; default: one a GPU, else up to 2")]
 Shards = Annotated[
     str | None,
     typer.Option(
@@ -171,7 +170,10 @@ def train(
     ],
     overrides: Overrides = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="a YAML file of recipes/")] = None,
-    workers: Workers = None,
+    workers: Annotated[
+        str | None,
+        typer.Option("--workers", help="processes; 1-4: as many as find room. Default: one a GPU, else up to 2"),
+    ] = None,
     register: Annotated[
         bool | None,
         typer.Option(
@@ -183,11 +185,20 @@ def train(
     quick: Annotated[
         bool, typer.Option("--quick", help="the recipe's quick test: the same work on the sample, about a minute")
     ] = False,
+    init: Annotated[
+        str | None, typer.Option("--init", metavar="MODEL_URI", help="start from this model's weights")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="RUN", help="go on with this run though the code has changed")
+    ] = None,
+    chaos: Annotated[
+        str | None, typer.Option("--chaos", metavar="DRILL", help="a failure drill, such as kill-worker@120")
+    ] = None,
 ) -> None:
     """Train a network with Ray Train. The same command again resumes, or takes the finished result."""
     _call(
         "train", model=model, overrides=overrides or [], recipe=recipe, workers=workers, shards=shards, out=out,
-        register=not quick if register is None else register, quick=quick,
+        register=not quick if register is None else register, quick=quick, init=init, resume=resume, chaos=chaos,
     )  # fmt: skip
 
 
@@ -385,8 +396,16 @@ def bench_train(
     shards: Shards = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 10.0,
 ) -> None:
-    """The share of a training step that waits for data."""
+    """The share of a training step that waits for data: GGL-Net, narrow and whole, and BP-FPN."""
     _call("bench", "train", shards=shards, seconds=seconds)
+
+
+@bench.command("cluster")
+def bench_cluster(
+    first: Annotated[bool, typer.Option("--first/--no-first", help="the time to the first step too")] = True,
+) -> None:
+    """What Ray Train costs in a step, with two workers, and until the first step; takes minutes."""
+    _call("bench", "cluster", first=first)
 
 
 @bench.command("infer")

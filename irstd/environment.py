@@ -28,6 +28,8 @@ QUIET = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     # A driver that joins a cluster by its address does not look for the token by itself.
     "RAY_AUTH_MODE": "token",
+    # A lost worker is said in one line of ours (irstd/cluster/faults.py), not in Ray's ten.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed",
     # Ray warns about its own next default; the choice is stated here.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "OMP_WAIT_POLICY": "PASSIVE",

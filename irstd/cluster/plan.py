@@ -34,6 +34,13 @@ class Plan:
     gpus_per_worker: float
     trials: int
     resources: Resources
+    least: int | None = None
+    """Where the number of workers may change while the run goes on: how many it goes on with at the least."""
+
+    @property
+    def sizes(self) -> range:
+        """All numbers of workers that the run may have."""
+        return range(self.least or self.workers, self.workers + 1)
 
     @property
     def threads(self) -> int:
@@ -48,7 +55,21 @@ class Plan:
         each = f"{self.cpus_per_worker:g} CPU" + (f" and {self.gpus_per_worker:g} GPU" if self.gpus_per_worker else "")
         beside = f", {self.trials} trials side by side" if self.trials > 1 else ""
         there = f"{self.resources.cpus:g} CPU, {self.resources.gpus:g} GPU on {self.resources.where}"
-        return f"plan: {self.workers} worker(s) with {each} each{beside}; there are {there}"
+        count = f"{self.least} to {self.workers}" if self.least else str(self.workers)
+        return f"plan: {count} worker(s) with {each} each{beside}; there are {there}"
+
+
+def asked(text: str | int | None) -> int | tuple[int, int] | None:
+    """Workers as they are asked for: "2" is 2, "1-4" is (1, 4): as many of them as there are places at any time.
+
+    `InputError` for anything else.
+    """
+    if text is None:
+        return None
+    low, dash, high = str(text).strip().partition("-")
+    if not low.isdecimal() or (dash and not high.isdecimal()) or not 0 < int(low) <= int(high or low):
+        raise InputError(f"workers {text!r}: write a number from 1 on, or a range such as 1-4")
+    return (int(low), int(high)) if dash and int(low) < int(high) else int(low)
 
 
 def machine() -> Resources:
@@ -58,11 +79,20 @@ def machine() -> Resources:
     return Resources(cores(), torch.cuda.device_count(), "this machine")
 
 
-def make(resources: Resources, workers: int | None = None, trials: int | None = None) -> Plan:
+def make(resources: Resources, workers: int | tuple[int, int] | None = None, trials: int | None = None) -> Plan:
     """The plan for `workers` (default: one a GPU, else up to two) in each of `trials` side by side (None: one run).
 
-    `trials=0` asks for as many trials side by side as fit. `InputError` where it cannot be placed.
+    A pair (least, most) is a number that may change: the least must find places now. `trials=0` asks for as many trials side
+    by side as fit. `InputError` where it cannot be placed.
     """
+    if isinstance(workers, tuple):
+        least, most = workers
+        now = make(resources, least)
+        # Each gets what it could have if all were there, so that those that come later find room.
+        cpus = max(1.0, float(int(resources.cpus / most)))
+        while cpus > 1 and resources.places(cpus) < least:
+            cpus -= 1
+        return Plan(most, min(cpus, now.cpus_per_worker), now.gpus_per_worker, 1, resources, least)
     sweep = trials is not None
     wanted = workers or (1 if sweep else int(resources.gpus) or min(2, int(resources.cpus)))
     # A trial function of several workers holds half a core itself while its workers train.

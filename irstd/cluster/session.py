@@ -14,6 +14,16 @@ from irstd.environment import cores
 from irstd.errors import WorkError
 from irstd.workspace import Workspace
 
+# How Ray Train's controller and workers run; Ray passes these on to them.
+RAY_TRAIN = {
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    # What a worker prints is heard where it prints (irstd/cluster/console.py).
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Seconds between looks at the workers: a report, an end and a death each wait for one.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+}
+
 _keep = False
 
 
@@ -34,7 +44,7 @@ def kept() -> Iterator[None]:
 @contextmanager
 def session(workspace: Workspace, cpus: int | None = None) -> Iterator[Resources]:
     """Connect to, or start, Ray; yields what it has. The session is closed at the end, and a local Ray stopped."""
-    os.environ["RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING"] = "0"
+    os.environ |= RAY_TRAIN
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     import ray
 
@@ -63,6 +73,13 @@ def session(workspace: Workspace, cpus: int | None = None) -> Iterator[Resources
     finally:
         if not _keep:
             ray.shutdown()
+
+
+def address() -> str:
+    """Where another driver joins the running session."""
+    import ray
+
+    return ray.get_runtime_context().gcs_address
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import ray
 
-from irstd.cluster.train import reason
+from irstd.cluster.faults import reason
 from irstd.errors import IrstdError, WorkError
 
 Job = TypeVar("Job")

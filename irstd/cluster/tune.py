@@ -15,6 +15,7 @@ from ray import tune
 
 from irstd.cluster import train as cluster_train
 from irstd.cluster.console import console
+from irstd.cluster.faults import reason
 from irstd.cluster.plan import Plan
 from irstd.config import Config
 from irstd.errors import WorkError
@@ -93,7 +94,7 @@ def search(
                 for k, v in (result.metrics or {}).items()
                 if k.startswith(("val_", "best_", "epoch", "step", "loss"))
             }
-            error = cluster_train.reason(result.error) if result.error else None
+            error = reason(result.error) if result.error else None
             found[job["run"]] = {"run": job["run"], "overrides": job["overrides"], "metrics": metrics, "error": error}
     missing = {"metrics": {}, "error": "did not run"}
     return [found.get(run, {"run": run, "overrides": overrides, **missing}) for run, overrides, _ in configs]
@@ -120,7 +121,7 @@ def trial(params: dict[str, Any], jobs: list[dict[str, Any]]) -> None:
         )
         job["say"](f"{label}: {_values(job['overrides'])} -> {job['metric']} {metrics.get('best_' + job['metric'])}")
     except BaseException as failure:
-        error = cluster_train.reason(failure)
+        error = reason(failure)
         job["say"](f"{label}: failed: {error}")
         raise
     finally:

@@ -1,7 +1,10 @@
-"""`irstd bench loader|shard|train|infer|models|doctor`: a short table of rates, and the ratios that count."""
+"""`irstd bench loader|shard|train|cluster|infer|models|doctor`: a short table of rates, and the ratios that count."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from irstd.commands.show import say, table
-from irstd.config import MODELS
+from irstd.config import MODELS, Config
 from irstd.environment import cores
-from irstd.errors import InputError, nearest
+from irstd.errors import InputError, WorkError, nearest
 from irstd.workspace import Workspace
 
 
@@ -45,6 +48,42 @@ def train(workspace: Workspace, shards: str | None, seconds: float, **sizes: Any
 
     with _scratch(workspace) as folder:
         _show("train", bench.measure(folder, seconds, shards and workspace.shards_in(shards), **sizes))
+
+
+def cluster(workspace: Workspace, first: bool = True, **sizes: Any) -> None:
+    """Ray Train against the bare loop; with `first` the time to the first step too.
+
+    `sizes`: see `irstd.bench.cluster.measure`.
+    """
+    from irstd.bench import cluster as bench
+    from irstd.cluster.plan import Plan
+    from irstd.cluster.session import address, session
+    from irstd.cluster.train import fit
+
+    with _scratch(workspace) as folder:
+        # A workspace of its own: its runs, its Ray and its MLflow go with it.
+        own = Workspace(folder / "workspace", folder / "workspace" / ".irstd")
+        own.home.mkdir(parents=True)
+        (own.root / "data.dvc").touch()
+        own.enter()
+        with session(own) as resources:
+            (own.root / "settings.toml").write_text(f'[ray]\naddress = "{address()}"\n')
+
+            def on_ray(config: Config, shards: Path, name: str, workers: int, threads: int, stepped: Any) -> None:
+                plan = Plan(workers, float(threads), 0.0, 1, resources)
+                target = own.runs / name / "checkpoint"
+                fit(own, config, shards, name, plan, target, None, lambda line: None, stepped=stepped)
+
+            def train(arguments: list[str]) -> str:
+                environment = os.environ | {"IRSTD_HOME": str(own.home)}
+                call = [sys.executable, "-m", "irstd", "train", *arguments]
+                done = subprocess.run(call, cwd=own.root, env=environment, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    raise WorkError(f"bench cluster: irstd train failed: {done.stderr.strip().splitlines()[-1]}")
+                return done.stdout
+
+            report = bench.measure(folder / "work", on_ray, train if first else None, **sizes)
+        _show("cluster", report)
 
 
 def infer(workspace: Workspace, seconds: float, **sizes: Any) -> None:

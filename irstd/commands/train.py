@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from irstd import config as configuration
-from irstd.commands import expectations, run_log
+from irstd.commands import expectations, going_on, on_cluster, run_log
 from irstd.commands.show import result, say
-from irstd.errors import InputError, WorkError
+from irstd.errors import InputError
 from irstd.files import read_json, sha256_file, staged_folder, write_json
-from irstd.training.preparation import Job, check_batch, prepare
+from irstd.training.preparation import Job, prepare
 from irstd.training.record import finished
 from irstd.workspace import Workspace
 
 if TYPE_CHECKING:
-    from irstd.registry.tracker import RunTracker
+    from irstd.cluster.drill import Drill
 
 
 def run(
@@ -25,12 +26,19 @@ def run(
     model: str,
     overrides: list[str],
     recipe: Path | None,
-    workers: int | None,
+    workers: str | None,
     register: bool,
     shards: str | None,
     out: Path | None,
     quick: bool = False,
+    init: str | None = None,
+    resume: str | None = None,
+    chaos: str | None = None,
 ) -> None:
+    from irstd.cluster.drill import Drill
+    from irstd.cluster.plan import asked
+
+    wanted, drills = asked(workers), Drill.parse(chaos)
     changed = configuration.parse_overrides(overrides)
     for key in changed:
         if key.startswith("shard."):
@@ -38,8 +46,11 @@ def run(
     if out is not None:
         check_package_folder(out)
     config = configuration.load(workspace.root, recipe, changed, model, quick)
-    job = prepare(config, workspace.shards_at(shards))
-    record = execute(workspace, job, workers)
+    config, origin = going_on.start(workspace, config, init)
+    job = replace(prepare(config, workspace.shards_at(shards)), origin=origin)
+    if resume is not None:
+        job = going_on.across_code(workspace, job, resume)
+    record = execute(workspace, job, wanted, drills)
     kept = None if recipe is None else expectations.of(recipe, changed, quick)
     package = write_package(workspace, job, record, kept)
     if kept is not None:
@@ -70,14 +81,18 @@ def check_package_folder(out: Path) -> None:
         raise InputError(f"--out {out}: holds something else than a model package; name a new folder")
 
 
-def execute(workspace: Workspace, job: Job, workers: int | None = None) -> dict[str, Any]:
+def execute(
+    workspace: Workspace, job: Job, workers: int | tuple[int, int] | None = None, drills: list[Drill] | None = None
+) -> dict[str, Any]:
     """Train, or resume, or take the finished run's record (`run.json`). A second call of the same run waits for the first."""
     workspace.runs.mkdir(parents=True, exist_ok=True)
     with FileLock(workspace.runs / f".{job.name}.lock"):
-        return _execute(workspace, job, workers)
+        return _execute(workspace, job, workers, drills)
 
 
-def _execute(workspace: Workspace, job: Job, workers: int | None) -> dict[str, Any]:
+def _execute(
+    workspace: Workspace, job: Job, workers: int | tuple[int, int] | None, drills: list[Drill] | None
+) -> dict[str, Any]:
     from irstd.registry import lineage, tracking
     from irstd.registry.tracker import RunTracker
 
@@ -86,8 +101,11 @@ def _execute(workspace: Workspace, job: Job, workers: int | None) -> dict[str, A
     if record is not None and record.get("mlflow_run"):
         say(f"run {job.name}: trained before, nothing has changed; its result is taken")
         return record
+    began = going_on.begin(folder, job)
     chain = (
-        record["lineage"] if record else lineage.of_run(workspace, job.identity, job.manifests, job.config.train.seed)
+        record["lineage"]
+        if record
+        else lineage.of_run(workspace, job.identity, job.manifests, job.config.train.seed) | began
     )
     params = configuration.flatten(job.config.model_dump(mode="json"), "configuration")
     tracker = RunTracker(
@@ -98,7 +116,7 @@ def _execute(workspace: Workspace, job: Job, workers: int | None) -> dict[str, A
         machine=workspace.settings["mlflow"]["system_metrics"],
     )
     if finished(folder, record_needed=False) is None:
-        train(workspace, job, tracker, workers)
+        on_cluster.train(workspace, job, tracker, workers, drills)
     elif record is not None:
         say(f"run {job.name}: trained before; what its log lacks is added")
     state = read_json(folder / "checkpoint" / "state.json")
@@ -115,50 +133,6 @@ def _execute(workspace: Workspace, job: Job, workers: int | None) -> dict[str, A
     return record
 
 
-def train(workspace: Workspace, job: Job, tracker: RunTracker, workers: int | None) -> None:
-    """Train on Ray until the run's folder holds its last checkpoint. MLflow may be away meanwhile."""
-    from irstd.cluster import plan as planning
-    from irstd.registry import tracking
-    from irstd.training.loop import describe
-
-    workers = workers or workspace.settings["resources"]["workers"]
-    say(describe(job.config, job.shards))
-    # On this machine the plan is refused before Ray starts.
-    plan = None if workspace.ray_address else planning.make(planning.machine(), workers)
-    if plan is not None:
-        check_batch(job, plan.workers)
-
-    from irstd.cluster import train as cluster
-    from irstd.cluster.session import session
-
-    with session(workspace) as resources:
-        plan = plan or planning.make(resources, workers)
-        check_batch(job, plan.workers)
-        say(str(plan))
-        tracker.tags |= {f"irstd.{k}": getattr(plan, k) for k in ("workers", "threads", "device")}
-        begin(workspace, tracker)
-        try:
-            keep_code(workspace, job)
-            target = workspace.runs / job.name / "checkpoint"
-            cluster.fit(workspace, job.config, job.shards, job.name, plan, target, tracker, say)
-        except BaseException as error:
-            tracking.fail(workspace, tracker.run_id, error)
-            raise
-
-
-def begin(workspace: Workspace, tracker: RunTracker) -> None:
-    """Begin the run in MLflow. Where that does not answer the training is not held up; what refuses it is an error."""
-    from irstd.registry import tracking
-
-    try:
-        with tracking.answering(workspace):
-            say(f"MLflow: {tracking.run_url(workspace, tracker.open())}")
-    except WorkError as error:
-        if error.__cause__ is None or not tracking.away(error.__cause__):
-            raise
-        say(f"{error}; training begins, its log follows")
-
-
 def record_of(job: Job, folder: Path, chain: dict[str, Any], run_id: str | None) -> dict[str, Any]:
     """What `run.json` says of a run whose last checkpoint lies in `folder`."""
     state = read_json(folder / "checkpoint" / "state.json")
@@ -170,17 +144,6 @@ def record_of(job: Job, folder: Path, chain: dict[str, Any], run_id: str | None)
         "lineage": chain | {"workers": state.get("places", [])},
         "finished": True,
     }
-
-
-def keep_code(workspace: Workspace, job: Job) -> None:
-    """The code of a network that is not ours, as the run begins with it; it may be edited while the run goes on."""
-    from irstd.foreign import Source
-    from irstd.inference.package import CODE
-
-    source = Source.of(job.config.model.network)
-    if source.travels():
-        with staged_folder(workspace.runs / job.name / CODE) as staged:
-            source.write(staged)
 
 
 def numbers(job: Job, best: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from irstd import config as configuration
-from irstd.commands import run_log
+from irstd.commands import on_cluster, run_log
 from irstd.commands import train as training
 from irstd.commands.show import result, say, table
 from irstd.data.manifest import pseudo_masks
@@ -176,7 +176,7 @@ def _run(
             params = configuration.flatten(job.config.model_dump(mode="json"), "configuration") | values
             trackers.append(TrialTracker(workspace, job.name, tags, params, whole.run_id))
         for job in jobs:
-            training.keep_code(workspace, job)
+            on_cluster.keep_code(workspace, job)
         configs = [(job.name, values, job.config) for job, values in zip(jobs, drawn, strict=True)]
         try:
             outcomes = cluster.search(

@@ -77,10 +77,13 @@ def chain(package: Package, version: Any | None) -> list[tuple[str, str]]:
     found.append(("data.dvc md5", str(lineage["data_md5"])))
     found.append(("git commit", f"{lineage['git_commit']}" + (" (dirty)" if lineage["git_dirty"] else "")))
     found.append(("code", lineage["code"]))
+    found += [(f"code changed at step {each['step']}", each["code"]) for each in lineage.get("code_changes", ())]
     if "network_sha256" in lineage:
         found.append(("network's code", f"{package.config.model.network} {lineage['network_sha256']}"))
     if "init" in lineage:
-        found.append(("started from", lineage["init"]))
+        origin = lineage.get("init_from", {})
+        named = [v for v in (origin.get("model") or origin.get("uri"), origin.get("run")) if v]
+        found.append(("started from", " ".join([lineage["init"], *([f"({', '.join(named)})"] if named else [])])))
     found.append(("seed", str(lineage["seed"])))
     found += [("trained on", where(place)) for place in lineage.get("workers", [])]
     if lineage.get("prefect_flow_run"):

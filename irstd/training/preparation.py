@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from irstd.config import Config
 from irstd.data.gradient import GradientSpec
@@ -21,6 +22,10 @@ class Job:
     shards: str | Path
     manifests: list[Manifest]
     identity: Identity
+    origin: dict[str, Any] | None = None
+    """The model version or package that its weights start from."""
+    known: Identity | None = None
+    """The identity where the run began with other code than this one."""
 
     @property
     def name(self) -> str:

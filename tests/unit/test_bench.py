@@ -29,6 +29,10 @@ from irstd.workspace import Workspace
 # The reader of webdataset leaves its tars to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 TINY = Scenes(sequences=2, frames=9, height=48, width=56)
+NARROW = {
+    "narrow": {"model.name": "ggl-net", "model.width": 4},
+    "clips": {"model.name": "bp-fpn", "model.width": 0.125},
+}
 RATIO = re.compile(r"^RATIO (.+): ([\d.]+) \[([\d.]+), ([\d.]+)\] over (\d+) rounds(?:; goal .*)?$", re.MULTILINE)
 
 
@@ -72,8 +76,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
             id="shard",
         ),
         pytest.param(
-            lambda w: bench.train(w, None, 0.05, scenes=TINY, crop=32, width=4),
-            ["samples/s from shards / batch ready"],
+            lambda w: bench.train(w, None, 0.05, scenes=TINY, crop=32, networks=NARROW),
+            [f"samples/s from shards / batch ready, {name}" for name in NARROW],
             id="train",
         ),
         pytest.param(lambda w: bench.infer(w, 0.05, scenes=TINY, width=4), ["detector / bare network"], id="infer"),
@@ -314,7 +318,7 @@ def test_a_loader_that_is_not_deterministic_voids_the_train_ratio(
 
     monkeypatch.setattr(train, "loader_for", wrong)
     with pytest.raises(WorkError, match="two different first batches"):
-        train.measure(tmp_path, 0.05, shards, crop=32, width=4)
+        train.measure(tmp_path, 0.05, shards, crop=32, networks=NARROW)
 
 
 def test_waiting_is_a_part_of_the_step() -> None:

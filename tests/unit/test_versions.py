@@ -6,17 +6,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from irstd.commands import detect
+from irstd.commands import detect, going_on
 from irstd.errors import InputError, WorkError
 from irstd.inference import card, domain, package
 from irstd.inference.detector import Detector
 from irstd.registry import layers, models, tracking
+from irstd.training.preparation import prepare
 from tests.unit import versions
 
 # Within MLflow's own store, at its import.
@@ -221,3 +223,17 @@ def test_the_run_and_the_version_carry_the_same_seal(workspace):
     version = models.resolve(workspace, "models:/ggl-net/1")
     run = tracking.client(workspace).get_run(version.run_id)
     assert run.data.tags[f"{models.SEAL}.ggl-net.1"] == version.tags[models.SEAL]
+
+
+def test_training_starts_from_a_version(workspace, capsys):
+    started, origin = going_on.start(workspace, versions.CONFIGS["ggl-net"], "models:/ggl-net@champion")
+    assert origin["model"] == "models:/ggl-net/1" and origin["run"].startswith("ggl-net-")
+    assert "starts from models:/ggl-net/1 (models:/ggl-net@champion)" in capsys.readouterr().out
+    job = replace(prepare(started, workspace.shards), origin=origin)
+    assert (
+        job.identity.content["init"]
+        == models.package(workspace, "models:/ggl-net/1").content["lineage"]["weights_sha256"]
+    )
+    assert going_on.begin(workspace.runs / job.name, job) == {"init_from": origin}
+    with pytest.raises(InputError, match="ggl-net has no alias 'champoin'"):
+        going_on.start(workspace, versions.CONFIGS["ggl-net"], "models:/ggl-net@champoin")
