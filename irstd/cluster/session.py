@@ -44,7 +44,9 @@ def kept() -> Iterator[None]:
 @contextmanager
 def session(workspace: Workspace, cpus: int | None = None) -> Iterator[Resources]:
     """Connect to, or start, Ray; yields what it has. The session is closed at the end, and a local Ray stopped."""
-    os.environ |= RAY_TRAIN
+    # Nodes that are about to be taken away are watched for by a process of its own; a local Ray has one node.
+    watcher = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1" if workspace.ray_address else "0"}
+    os.environ |= RAY_TRAIN | watcher
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     import ray
 

@@ -103,6 +103,13 @@ def fit(
         shutil.copytree(folder, staged, dirs_exist_ok=True)
 
 
+class _Trainer(TorchTrainer):
+    """Ray's, without the process that would hand out Ray Data's data sets: it takes seconds to start, and there are none."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [each for each in super()._create_default_callbacks() if type(each).__name__ != "DatasetsCallback"]
+
+
 def _run(
     job: dict[str, Any], storage: Storage, plan: Plan, callbacks: list[Any], say: Say, show: Callable[[str], None]
 ) -> Result:
@@ -110,7 +117,7 @@ def _run(
     lost, before = 0, -1
     while True:
         step = storage.mend(show) or 0
-        trainer = TorchTrainer(
+        trainer = _Trainer(
             worker,
             train_loop_config=job,
             torch_config=TorchConfig(backend="nccl" if plan.gpus_per_worker else "gloo"),

@@ -16,7 +16,7 @@ from tests.cluster.nodes import nodes
 from tests.cluster.test_survival import ROOT, Ended, alone, assert_same, command, learnt, surroundings, weights
 
 __all__ = ["alone"]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def running(home: Path, *arguments: str) -> Iterator[Callable[[str], str]]:
     )
     assert process.stdout is not None
     lines: list[str] = []
-    watchdog = threading.Timer(280, process.kill)
+    watchdog = threading.Timer(500, process.kill)
     watchdog.start()
 
     def until(pattern: str) -> str:

@@ -26,7 +26,8 @@ from tests.cluster.trainer import TINY
 from tests.integration.conftest import ROOT
 
 SEED = int(os.environ.get("IRSTD_TEST_SEED") or time.time())
-pytestmark = pytest.mark.slow
+# Ray starts a dozen processes: on a machine that does other work besides, a run takes minutes.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @dataclass
@@ -57,7 +58,7 @@ def trained(home: Path, shards: Path, *arguments: str, status: int = 0) -> Ended
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=280,
+        timeout=500,
         check=False,
     )
     assert done.returncode == status, f"seed {SEED}: {done.returncode}\n{done.stdout}"
