@@ -19,7 +19,7 @@ def train_flow(
     model: str | None = None,
     recipe: str | None = "recipes/demo.yaml",
     config: Config = Config(),  # noqa: B008 - frozen; its web form shows the defaults
-    workers: int | None = None,
+    workers: int | str | None = None,
     register_model: bool = True,
     shards: str | None = None,
 ) -> dict[str, Any] | None:
@@ -27,7 +27,8 @@ def train_flow(
 
     `shards` names a folder of shards elsewhere: these are taken as they are, and nothing is built.
 
-    Values: defaults < params.yaml < `recipe` < those given in `config`. `workers` says where it runs, not what.
+    Values: defaults < params.yaml < `recipe` < those given in `config`. `workers` says where it runs, not what; "1-4" is as many
+    as find room.
     """
     arguments = ["train", model or _model(recipe, config)]
     if recipe is not None:

@@ -66,12 +66,12 @@ def trained(home: Path, shards: Path, *arguments: str, status: int = 0) -> Ended
 
 
 def weights(home: Path) -> dict[str, torch.Tensor]:
-    (run,) = (home / "runs").glob("toy_teller*")
+    (run,) = (home / "runs").glob("teller-*")
     return load_file(run / "checkpoint" / "model.safetensors")
 
 
 def state(home: Path) -> dict:
-    (run,) = (home / "runs").glob("toy_teller*")
+    (run,) = (home / "runs").glob("teller-*")
     return json.loads((run / "checkpoint" / "state.json").read_text())
 
 
@@ -138,7 +138,7 @@ def test_kills_at_any_step_end_with_the_same_bits(sample_shards, tmp_path, alone
     drills += f",kill-all@{three}"
     second = trained(tmp_path, sample_shards, "--workers", str(workers), "--chaos", drills, status=-9)
     assert len(second.said("was done before in this run")) == 2 and second.said("^chaos kill-all")
-    (storage,) = (tmp_path / "ray").glob("toy_teller*")
+    (storage,) = (tmp_path / "ray").glob("teller-*")
     newest = max(storage.glob("checkpoint_2*"), key=lambda p: json.loads((p / "state.json").read_text())["step"])
     content = bytearray((newest / "model.safetensors").read_bytes())
     content[-5] ^= 1
@@ -164,5 +164,12 @@ def test_another_number_of_workers_loses_and_repeats_nothing(sample_shards, tmp_
 
 def test_an_error_of_the_program_ends_the_run_at_once(sample_shards, tmp_path):
     ended = trained(tmp_path, sample_shards, "--workers", "2", "train.lr=1e30", "train.clip=null", status=1)
-    assert re.match(r"^irstd: run toy_teller.*: the training loss became (nan|inf|-inf) in step \d+", ended.lines[-1])
+    assert re.match(r"^irstd: run teller-.*: the training loss became (nan|inf|-inf) in step \d+", ended.lines[-1])
     assert not ended.said("was lost|Traceback")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NCCL between workers needs two GPUs")
+def test_two_gpus_train_with_nccl(sample_shards, tmp_path):
+    ended = trained(tmp_path, sample_shards, "--workers", "2", "--chaos", "kill-worker:1@6")
+    assert ended.said("^plan: 2 worker.*and 1 GPU each") and ended.said(r"^worker 1 was lost .* goes on from step 4")
+    assert state(tmp_path)["history"][-1]["loss"] < state(tmp_path)["history"][0]["loss"]
