@@ -244,6 +244,10 @@ def evaluate(
         str | None,
         typer.Option("--baselines", help="of top-hat,local-contrast,low-rank, or none; default: the first two"),
     ] = None,
+    field_best: Annotated[
+        bool,
+        typer.Option("--field-best", help="every kept epoch, the best on the split marked, as the field's tables are"),
+    ] = False,
     predictions: Annotated[
         Path | None,
         typer.Option("--predictions", help="instead of a model: PNG, NPY or MOT files in a folder, or COCO results"),
@@ -263,8 +267,10 @@ def evaluate(
     if predictions is None:
         alone = {"--name": name, "--threshold": threshold, "--images": images}
         stray = [option for option, value in alone.items() if value is not None]
-        _call("evaluate", uri=model, overrides=overrides or [], stray=stray, **shared)
+        _call("evaluate", uri=model, overrides=overrides or [], stray=stray, field_best=field_best, **shared)
         return
+    if field_best:
+        raise typer.BadParameter("is of a model whose epochs were kept (train.keep_every), not of --predictions")
     if model is not None and "=" in model:  # an override, since there is no model
         model, overrides = None, [model, *(overrides or [])]
     _call(

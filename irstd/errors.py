@@ -23,6 +23,10 @@ class InputError(IrstdError, ValueError):
     status = 2
 
 
+class NonFinite(InputError):
+    """Somebody's network gives what is no number; in the midst of a training it is the training's fault."""
+
+
 class WorkError(IrstdError, RuntimeError):
     """The work failed, or a check did not hold: exit status 1."""
 

@@ -41,8 +41,12 @@ def run(
     fa: float | None = None,
     beside: list[str] | None = None,
     stray: Sequence[str] = (),
+    field_best: bool = False,
 ) -> None:
-    """`beside`: names of the classical baselines; None: the quick ones. `stray`: options that are of predictions alone."""
+    """`beside`: names of the classical baselines; None: the quick ones. `stray`: options that are of predictions alone.
+
+    `field_best`: measure the kept epochs instead, see `irstd.commands.field_best`.
+    """
     from irstd.metrics.mistakes import Mistakes
     from irstd.registry import models, tracking
 
@@ -61,6 +65,11 @@ def run(
     if not sets:  # the model's own; of other shards all, since they need not know those
         own = sorted(package.content["lineage"]["sets"]) if shards is None else []
         sets = own or [m.set for m in read_all(place)]
+    if field_best:
+        from irstd.commands import field_best as epochs
+
+        epochs.run(workspace, package, place, split, sets, out)
+        return
     worst = Mistakes(package.content["threshold"])
     gathered, found = measured(package, place, split, sets, fa, beside, worst)
     lineage = package.content["lineage"]

@@ -38,7 +38,7 @@ def train(
     from irstd.cluster import plan as planning
     from irstd.cluster.beginning import Beginning
     from irstd.registry import tracking
-    from irstd.training.loop import describe
+    from irstd.training.progress import describe
 
     workers = workers or planning.asked(workspace.settings["resources"]["workers"])
     say(describe(job.config, job.shards, job.identity))

@@ -105,6 +105,11 @@ class DataConfig(Section):
         description="'train+val': as papers whose lists have no val; nothing is left to choose a checkpoint by: the last",
     )
 
+    skip_damaged: bool = Field(
+        False,
+        description="training passes over damaged chunks, counts their key frames and takes others in their place",
+    )
+
     @field_validator("resize", mode="before")
     @classmethod
     def _sized(cls, given: Any) -> Any:
@@ -232,6 +237,8 @@ class TrainConfig(Section):
         ge=1,
         description="validations between checkpoints; none: as often as costs at most 1 % of the steps' time",
     )
+    keep_every: int | None = Field(None, ge=1, description="epochs between weights that are kept beside the run")
+    keep: int | None = Field(None, ge=1, description="how many of these, the newest; none: all")
     patience: int | None = Field(None, ge=1, description="stop after so many validations without a better one")
     channels_last: bool = True
     sync_batch_norm: bool = Field(
@@ -362,7 +369,9 @@ class Config(Section):
         # Nothing is interpolated in native frames, and a run from before there was a choice is still that run. So it is with
         # losses that came later.
         idle = {"resize", "interpolation"} if self.data.resize == "native" else set()
-        data = self.data.model_dump(mode="json", exclude={"sets"} | idle | self._later("data", *LATER["data"]))
+        data = self.data.model_dump(
+            mode="json", exclude={"sets", "skip_damaged"} | idle | self._later("data", *LATER["data"])
+        )
         model = self.model.model_dump(mode="json", exclude=self._later("model", *LATER["model"]))
         found = {"model": model, "data": data}
         loss = self.train.loss
@@ -370,8 +379,9 @@ class Config(Section):
         unused |= {"focal_gamma", "focal_alpha"} if len(unused) == 2 else set()
         unused |= {"gaussian_scale"} if loss.similarity == "iou" else set()
         # The weights that it starts from go in by their hash, elsewhere; activations that are computed again are the same.
-        # How often a checkpoint is written changes no bit of any.
-        aside = {"init": True, "activation_checkpointing": True, "checkpoint_every": True, "loss": unused}
+        # What is written, and how often, changes no bit of it.
+        aside = dict.fromkeys(("init", "activation_checkpointing", "checkpoint_every", "keep_every", "keep"), True)
+        aside["loss"] = unused
         aside |= dict.fromkeys(self._later("train", *LATER["train"]), True)
         found["train"] = self.train.model_dump(mode="json", exclude=aside)
         # These choose the checkpoint that is kept as best. The threshold for a wanted rate is chosen after it.

@@ -24,10 +24,13 @@ from irstd.data.gradient import GradientSpec, gradient_magnitude
 from irstd.data.manifest import pseudo_masks, read_all
 from irstd.data.regions import cut
 from irstd.data.remote import Cache
-from irstd.data.windows import Windows, fingerprint, require, require_gradient
+from irstd.data.windows import Damaged, Windows, fingerprint, require, require_gradient
 from irstd.errors import InputError
 
 Batch = dict[str, Any]
+Made = tuple[Batch | None, list[Damaged]]
+TRIES = 100
+"""Key frames that are tried in place of a damaged one: where all are damaged too, nothing is left to learn from."""
 TRAINING = ("train", "train+val")
 """Splits that are shuffled, cropped and cut to whole steps."""
 
@@ -52,6 +55,9 @@ class ClipLoader:
         guarded: read the tars instead of mapping them, see `irstd.data.guard`: whatever happens to a file while it is
             read is then an error that names set, sequence and frame. Slower, above all for crops: whole frames are read.
         cache: where tars from a store are kept.
+        skip_damaged: pass over key frames whose bytes are missing or not those that were written. In training another key
+            frame takes such a one's place, drawn from seed, epoch and its name, so that batches keep their size and no rank
+            waits for another; elsewhere it is left out. `passed_over` tells of them.
         dataset: statistics of the intensity rule `dataset`, such as a model's; None: of the chosen sets' train splits.
 
     Yields dicts: "frames" uint8|uint16 [B, T, H, W] counts; "gradient" float32 [B, H, W] of the key frame, times scale;
@@ -86,12 +92,13 @@ class ClipLoader:
         guarded: bool = False,
         cache: Cache | None = None,
         dataset: Mapping[str, float] | None = None,
+        skip_damaged: bool = False,
     ) -> None:
         _check(frames, batch_size, crop, rank, world_size, workers, target_crop)
         self.manifests = read_all(shards, sets, cache)
         require(self.manifests, split, frames)
         self.gradient_spec = require_gradient(self.manifests, gradient_spec) if gradient else None
-        self.windows = Windows(self.manifests, split, guarded=guarded)
+        self.windows = Windows(self.manifests, split, guarded=guarded, lenient=skip_damaged)
         self.split, self.frames, self.batch_size, self.crop = split, frames, batch_size, crop
         self.seed, self.rank, self.world_size, self.workers = seed, rank, world_size, workers
         self.intensity_rule, self.target_crop, self.gradient = intensity_rule, target_crop, gradient
@@ -103,6 +110,8 @@ class ClipLoader:
                         "use data.intensity=sequence"
                     )
         self.train = split in TRAINING
+        self.skip_damaged = skip_damaged
+        self._passed: tuple[int, dict[str, str]] = (0, {})
         self.dataset = dataset or intensity.of_train(self.manifests)
         self._intensity = lru_cache(1024)(self._intensity_of)
         # Of the rule "frame": offset and scale of each key frame once it was seen, the same in every epoch.
@@ -157,25 +166,35 @@ class ClipLoader:
         steps = self._steps(self.consumed)
         if not self.workers:
             for indices, consumed in steps:
-                batch = self._batch(indices)
-                self.consumed = consumed
-                yield batch
+                yield from self._given(*self._batch(indices), consumed)
             self._end()
             return
         with ThreadPoolExecutor(self.workers, thread_name_prefix="clips") as pool:
-            ahead: deque[tuple[Future[Batch], int]] = deque()
+            ahead: deque[tuple[Future[Made], int]] = deque()
             for indices, consumed in steps:
                 ahead.append((pool.submit(self._batch, indices), consumed))
                 if len(ahead) > 2 * self.workers:
-                    yield self._taken(*ahead.popleft())
+                    future, position = ahead.popleft()
+                    yield from self._given(*future.result(), position)
             while ahead:
-                yield self._taken(*ahead.popleft())
+                future, position = ahead.popleft()
+                yield from self._given(*future.result(), position)
         self._end()
 
-    def _taken(self, future: Future[Batch], consumed: int) -> Batch:
-        batch = future.result()  # one that fails is not consumed
+    def _given(self, batch: Batch | None, damaged: list[Damaged], consumed: int) -> Iterator[Batch]:
+        """The batch, if there is one, when it is taken; one that fails is not consumed."""
         self.consumed = consumed
-        return batch
+        if damaged:
+            count, lines = self._passed
+            missing = sum(error.counts for error in damaged)
+            self._passed = count + missing, {error.chunk: str(error) for error in damaged} | lines
+        if batch is not None:
+            yield batch
+
+    def passed_over(self) -> tuple[int, dict[str, str]]:
+        """Damaged key frames since this was asked last, and a line for each chunk that they lay in."""
+        passed, self._passed = self._passed, (0, {})
+        return passed
 
     def _end(self) -> None:
         """A finished epoch leaves the loader at the start of the next."""
@@ -190,9 +209,34 @@ class ClipLoader:
             if len(mine):
                 yield (mine if shuffled is None else shuffled[mine]), stop
 
-    def _batch(self, indices: np.ndarray) -> Batch:
-        items = [self.window(int(i)) for i in indices]
-        return collate(items, self.masks, self.gradient) | {"intensity": [item["intensity"] for item in items]}
+    def _batch(self, indices: np.ndarray) -> Made:
+        damaged: list[Damaged] = []
+        items = [item for i in indices if (item := self._good(int(i), damaged)) is not None]
+        if not items:
+            return None, damaged
+        batch = collate(items, self.masks, self.gradient) | {"intensity": [item["intensity"] for item in items]}
+        return batch, damaged
+
+    def _good(self, index: int, damaged: list[Damaged]) -> Batch | None:
+        """The key frame, or what stands in for a damaged one."""
+        try:
+            return self.window(index)
+        except Damaged as error:
+            if not self.skip_damaged:
+                raise
+            error.counts = 1
+            damaged.append(error)
+            if not self.train:
+                return None
+            first = error
+        name, frame = self.windows.key(index)
+        for attempt in range(TRIES):
+            other = _draws(self.seed, self.epoch, f"{name} {attempt}", frame)[0] % len(self.windows)
+            try:
+                return self.window(other)
+            except Damaged as error:
+                damaged.append(error)
+        raise first
 
     def window(self, index: int) -> Batch:
         """One key frame: its clip, cropped, with offset, scale and targets. Arrays are views of the mapped shards."""

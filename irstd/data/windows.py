@@ -56,6 +56,19 @@ class Tar:
     open: Callable[[], BinaryIO]
 
 
+class Damaged(WorkError):
+    """Bytes of a shard that are missing or not those that were written; `chunk` names where."""
+
+    chunk: str = ""
+    counts: int = 0  # key frames that it takes from an epoch
+
+    @classmethod
+    def at(cls, chunk: str, line: str) -> Damaged:
+        error = cls(line)
+        error.chunk = chunk
+        return error
+
+
 class Boxes:
     """Boxes float32 [M, 4] (xywh) of each row, in one array: a list of arrays would take ten times the memory."""
 
@@ -82,13 +95,20 @@ class Windows:
 
     `sample_N`, `row_N`: for each key frame the number of its sample and its row in that sample's arrays (halo counted).
     `labelled_only` leaves out key frames without a label, which are unknown, not background. `guarded` reads the tars
-    instead of mapping them, see `irstd.data.guard`.
+    instead of mapping them, see `irstd.data.guard`. `lenient`: a tar that is missing or short is an error only when it is
+    read.
 
-    Raises: `WorkError` for a tar that is missing or short, `InputError` for a manifest that contradicts itself.
+    Raises: `Damaged` for a tar that is missing or short, `InputError` for a manifest that contradicts itself.
     """
 
     def __init__(
-        self, manifests: list[Manifest], split: str, labelled_only: bool = True, *, guarded: bool = False
+        self,
+        manifests: list[Manifest],
+        split: str,
+        labelled_only: bool = True,
+        *,
+        guarded: bool = False,
+        lenient: bool = False,
     ) -> None:
         self.guarded = guarded
         self.samples: list[Sample] = []
@@ -106,7 +126,7 @@ class Windows:
                 ends = (m[0] + m[1] for s in shard["samples"] for m in s["members"].values())
                 tar = Tar(manifest.where(shard), max(ends, default=0), manifest.opener(shard))
                 self.tars.append(tar)
-                if isinstance(tar.path, Path):
+                if isinstance(tar.path, Path) and not lenient:
                     _check_size(tar, tar.path)
                 for s in shard["samples"]:
                     if not _consistent(s):
@@ -187,7 +207,7 @@ class Windows:
         except OSError as error:
             first = sample.first - sample.halo + start
             frames = f"frame {first}" if stop - start == 1 else f"frames {first} to {first + stop - start - 1}"
-            raise WorkError(self._broken(sample, frames, f"cannot be read ({error.strerror})")) from None
+            raise self._broken(sample, frames, f"cannot be read ({error.strerror})") from None
 
     def array(self, number: int, name: str) -> np.ndarray | None:
         """All rows of a member; None where the sample has no such member."""
@@ -205,7 +225,7 @@ class Windows:
             if found is not None:
                 value = zlib.crc32(found.data.cast("B"), value)
         if value != sample.crc32[row]:
-            raise WorkError(self._broken(sample, f"frame {sample.first - sample.halo + row}"))
+            raise self._broken(sample, f"frame {sample.first - sample.halo + row}")
         self.checked[sample.start + row] = 1
 
     def _targets(self, number: int) -> Targets:
@@ -218,9 +238,9 @@ class Windows:
         try:
             text = self.tar(sample.tar).read(offset, "uint8", (length,)).tobytes()
         except OSError as error:
-            raise WorkError(self._broken(sample, where, f"cannot be read ({error.strerror})")) from None
+            raise self._broken(sample, where, f"cannot be read ({error.strerror})") from None
         if sample.targets_crc32 is not None and zlib.crc32(text) != sample.targets_crc32:
-            raise WorkError(self._broken(sample, where))
+            raise self._broken(sample, where)
         content = json.loads(text)
         return Targets(
             Boxes([frame["boxes"] for frame in content["frames"]]),
@@ -229,10 +249,11 @@ class Windows:
             content["intensity"],
         )
 
-    def _broken(self, sample: Sample, what: str, how: str = "damaged") -> str:
-        return (
+    def _broken(self, sample: Sample, what: str, how: str = "damaged") -> Damaged:
+        return Damaged.at(
+            f"{sample.set}/{sample.sequence}/{sample.first}",
             f"{self.tars[sample.tar].path}: {how} at {sample.set}/{sample.sequence}, {what}; "
-            "build it again (remove the file, then irstd shard)"
+            "build it again (remove the file, then irstd shard)",
         )
 
 
@@ -259,13 +280,17 @@ def _check_size(tar: Tar, file: Path | int) -> None:
     except OSError as error:
         raise _unreadable(tar.path, error) from None
     if size < tar.need:
-        raise WorkError(f"{tar.path}: {size} bytes, its manifest needs {tar.need}; build it again (irstd shard)")
+        raise Damaged.at(
+            str(tar.path), f"{tar.path}: {size} bytes, its manifest needs {tar.need}; build it again (irstd shard)"
+        )
 
 
 def _unreadable(path: Path | str, error: OSError) -> WorkError:
     # A store's driver raises a bare FileNotFoundError.
     remedy = "build the shards again (irstd shard)" if isinstance(path, Path) else "upload the shards again"
-    return WorkError(f"{path}: cannot be read ({error.strerror or 'no such file'}); {remedy}")
+    line = f"{path}: cannot be read ({error.strerror or 'no such file'}); {remedy}"
+    # What a store does not give now it may give later: nothing says that it is damaged.
+    return Damaged.at(str(path), line) if isinstance(path, Path) else WorkError(line)
 
 
 def require(manifests: list[Manifest], split: str, frames: int) -> None:

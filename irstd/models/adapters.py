@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from irstd.config.networks import ForeignConfig, Network
-from irstd.errors import InputError
+from irstd.errors import InputError, NonFinite
 from irstd.models.batch import Batch, finite, normalised, with_claimed_targets
 from irstd.models.contract import Detections, Model, SegmentationModel
 from irstd.models.resize import Placement
@@ -111,7 +111,7 @@ class SegmentationAdapter(SegmentationModel):
         logits = []
         for map_B1HW in (found, *others):
             if not finite(map_B1HW):
-                raise InputError(f"{name} gives NaN or infinity for finite frames")
+                raise NonFinite(f"{name} gives NaN or infinity for finite frames")
             logit = map_B1HW.float()
             if self.output == "probability":
                 if logit.detach().amin() < 0 or logit.detach().amax() > 1:

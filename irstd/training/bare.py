@@ -27,8 +27,9 @@ from irstd.errors import InputError
 from irstd.files import read_json, sha256_file, staged_folder, write_json
 from irstd.foreign import Source
 from irstd.inference import package
-from irstd.training.loop import Run, describe
+from irstd.training.loop import Run
 from irstd.training.preparation import Job, check_batch, prepare
+from irstd.training.progress import describe
 from irstd.training.record import finished
 from irstd.training.store import Store
 
@@ -71,7 +72,7 @@ def run(
 def _train(job: Job, folder: Path, place: torch.device, rank: int, say: Callable[[str], None]) -> None:
     store = Store(folder)
     kept = _told(store.begin(say) if rank == 0 else None)
-    training = Run(job.config, job.shards, place, say, scratch=store.scratch)
+    training = Run(job.config, job.shards, place, say, scratch=store.scratch, beside=folder)
     if kept is not None:
         training.restore(kept)
     training.stepped = Progress(training, say)

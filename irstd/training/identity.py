@@ -48,8 +48,11 @@ SHOWS = (
     "metrics/resampling.py",
     "training/__main__.py",
     "training/bare.py",
+    "training/kept.py",
+    "training/memory.py",
     "training/pace.py",
     "training/preparation.py",
+    "training/progress.py",
     "training/record.py",
     "training/store.py",
 )

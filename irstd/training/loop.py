@@ -12,8 +12,6 @@ report and with the last.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,45 +22,27 @@ import torch
 from torch import distributed
 
 from irstd.config import Config
-from irstd.data.loader import TRAINING, ClipLoader
-from irstd.data.manifest import Manifest, read_all
-from irstd.errors import InputError, WorkError
+from irstd.data.manifest import read_all
+from irstd.errors import InputError
 from irstd.models import build_model
 from irstd.models.contract import load_weights, memory_format, state
 from irstd.training import checkpoint as checkpoints
-from irstd.training import randomness
-from irstd.training.evaluation import REPORTED, gathered, measure, reported
+from irstd.training import faults, progress, randomness
+from irstd.training.evaluation import REPORTED, gathered, reported
+from irstd.training.group import Group
 from irstd.training.identity import Identity, identity
+from irstd.training.kept import Beside
+from irstd.training.loaders import loader_for
 from irstd.training.optimizer import AveragedWeights, learning_rate
 from irstd.training.pace import Pace
 from irstd.training.place import here
 from irstd.training.start import start_from
-from irstd.training.step import Stepper, has_batch_norm
+from irstd.training.step import NotFinite, Stepper, has_batch_norm
 
 FEW = 8
 """Key frames below which the statistics of a batch say little."""
 Report = Callable[[dict[str, Any], Path | None], None]
 Log = Callable[[str], None]
-
-
-def loader_for(config: Config, shards: str | Path, split: str, manifests: list[Manifest], **more: Any) -> ClipLoader:
-    """The loader of `split` as `config` wants it."""
-    spec = {"operator": config.model.stored_gradient, "padding": "replicate"}
-    stored = all(m.gradient and {k: m.gradient[k] for k in spec} == spec for m in manifests)
-    # A stored map is of the frame as it is; that of a resized frame is computed from it.
-    wanted = bool(config.model.stored_gradient) and config.data.resize == "native" and stored
-    return ClipLoader(
-        shards,
-        split,
-        frames=config.model.frames,
-        crop=config.data.crop if split in TRAINING else None,
-        seed=config.train.seed,
-        sets=config.data.sets,
-        intensity_rule=config.data.intensity,
-        target_crop=config.data.target_crop,
-        gradient=wanted,
-        **more,
-    )
 
 
 def fit(
@@ -75,6 +55,7 @@ def fit(
     known: Identity | None = None,
     stepped: Callable[[int], None] | None = None,
     scratch: Path | None = None,
+    beside: str | Path | None = None,
 ) -> dict[str, Any]:
     """Train to the end and return the last report's metrics. See the module's docstring for `report`.
 
@@ -82,8 +63,9 @@ def fit(
         known: what the run goes under where the code has changed since it began; default: the identity as it is computed now.
         stepped: told, on every rank, the number of steps done after each of them.
         scratch: folder in which checkpoints are written before they are reported; default: the system's for temporary files.
+        beside: the run's folder, or a URL, for what is no checkpoint (`irstd.training.kept`); None: nothing of it is written.
     """
-    run = Run(config, shards, device, log, known, scratch)
+    run = Run(config, shards, device, log, known, scratch, beside)
     if stepped is not None:
         run.stepped = stepped
     if resume is not None:
@@ -102,11 +84,12 @@ class Run:
         log: Log,
         known: Identity | None = None,
         scratch: Path | None = None,
+        beside: str | Path | None = None,
     ) -> None:
         self.config, self.log, self.scratch = config, log, scratch
-        grouped = distributed.is_available() and distributed.is_initialized()
-        self.rank = distributed.get_rank() if grouped else 0
-        self.world = distributed.get_world_size() if grouped else 1
+        self.beside = Beside(beside) if beside is not None else None
+        self.group = Group()
+        self.rank, self.world = self.group.rank, self.group.world
         train = config.train
         shares = self.world * train.accumulate
         if train.batch % shares:
@@ -123,6 +106,7 @@ class Run:
             )
         place = {"rank": self.rank, "world_size": self.world}
         split = config.data.train_on
+        place["skip_damaged"] = config.data.skip_damaged
         self.loader = loader_for(config, shards, split, manifests, batch_size=train.batch // self.world, **place)
         self.val = None
         if split == "train" and sum(m.count("val", "labelled") for m in manifests):
@@ -157,6 +141,7 @@ class Run:
         self.best_weights: dict[str, torch.Tensor] = {}
         self.current: dict[str, torch.Tensor] = {}  # weights as of the last validation, on the CPU
         self.stepped: Callable[[int], None] = lambda step: None
+        self.told: set[str] = set()  # damaged chunks that were said
         self.places: list[dict[str, Any]] = []  # where it ran, oldest first
         # What differs between ranks starts here: the model above is the same on all.
         randomness.seed(train.seed, self.rank)
@@ -238,8 +223,8 @@ class Run:
         self.loader.set_epoch(self.epoch)
         self.model.train()
         self.pace.stepping()
-        for batch in self.loader:
-            self.stepper(batch, self.step)
+        for batch in faults.batches(self):
+            faults.learn(self, batch)
             self.step += 1
             self.stepped(self.step)
             # What is due with the last step waits until the loader stands at the next epoch.
@@ -268,23 +253,19 @@ class Run:
 
     def _measure(self, report: Report, last: bool) -> None:
         """Validate and report; with a checkpoint where one is due, and always with the run's last report."""
-        losses = self.stepper.means()
+        try:
+            losses = self.stepper.means()
+        except NotFinite as error:
+            raise faults.noted(self, error) from error
         self.pace.stopped()
         row = self._validate(losses)
         self.over = last or self._stale()
         self.seconds = self._clock()
         row["seconds"] = round(self.seconds, 3)
         row["time"] = round(time.time(), 3)
-        self._report(report, row, self._agreed(self.over or self.pace.due(len(self.history))))
+        self._report(report, row, self.group.told(self.over or self.pace.due(len(self.history))))
         self.model.train()
         self.pace.stepping()
-
-    def _agreed(self, decision: bool) -> bool:
-        """Rank 0's decision, whose clock decides for all."""
-        told = [decision]
-        if self.world > 1:
-            distributed.broadcast_object_list(told)
-        return told[0]
 
     def _validate(self, losses: dict[str, float]) -> dict[str, Any]:
         """Metrics of the model as it is now; keeps the weights where they are the best so far."""
@@ -300,7 +281,7 @@ class Run:
             judged = state(self.model)
         value = None
         if self.val is not None:
-            found = gathered(measure(self.model, self.val, self.config.evaluate))
+            found = gathered(faults.measured(self))
             shown = found
             if self.config.model.task == "segmentation":
                 shown = reported(found, self.val.pseudo_masks)
@@ -315,8 +296,24 @@ class Run:
             self.best = {"epoch": self.epoch, "step": self.step, "chosen": chosen, **row}
             self.selected = value
         row |= {f"loss_{name}": value for name, value in losses.items()}
+        if self.config.data.skip_damaged:
+            row["skipped_frames"] = faults.skipped(self)
         self.history.append(row)
+        self._keep(judged, row)
         return row
+
+    def _keep(self, weights: dict[str, torch.Tensor], row: dict[str, Any]) -> None:
+        """Keep the judged weights with the first validation at or after every N-th epoch."""
+        train = self.config.train
+        if not train.keep_every or self.beside is None or self.step % self.steps_per_epoch:
+            return
+        before = [r["epoch"] for r in self.history[:-1] if r["step"] % self.steps_per_epoch == 0]
+        if self.epoch // train.keep_every > (before[-1] if before else 0) // train.keep_every:
+            about = {"run": self.identity.name} | {
+                k: v for k, v in row.items() if k in ("epoch", "step") or k[:4] == "val_"
+            }
+            beside = self.beside
+            self.group.first(lambda: beside.keep(weights, about, train.keep))
 
     def _same_everywhere(self) -> None:
         """Give every rank rank 0's weights and running statistics, which are those that are saved.
@@ -331,7 +328,7 @@ class Run:
     def _report(self, report: Report, row: dict[str, Any], checkpoint: bool) -> None:
         metrics = row | {f"best_{k}": v for k, v in self.best.items() if k.startswith("val_") or k == "epoch"}
         if self.rank == 0:
-            self.log(self._line(row))
+            self.log(progress.line(self.config.train, row, self.step / self.steps_per_epoch))
         if not checkpoint:
             report(metrics, None)
             return
@@ -345,59 +342,20 @@ class Run:
     @contextmanager
     def _written(self) -> Iterator[Path | None]:
         """A folder that holds a checkpoint; None on all ranks but the first. Where it cannot be written, all raise the same."""
-        random = randomness.states()
-        everyone = [random]
-        if self.world > 1:
-            everyone = [{}] * self.world
-            distributed.all_gather_object(everyone, random)
-        failed: WorkError | None = None
-        with contextlib.ExitStack() as stack:
-            folder = None
-            if self.rank == 0:
-                try:
-                    place = stack.enter_context(checkpoints.scratch(self.scratch))
-                    folder = place / "checkpoint"
-                    self._save(folder, everyone)
-                except WorkError as error:
-                    failed = error
-            told = [str(failed) if failed else None]
-            if self.world > 1:
-                distributed.broadcast_object_list(told)
-            if told[0]:
-                raise failed or WorkError(told[0])
-            yield folder
-
-    def _line(self, row: dict[str, Any]) -> str:
-        """Progress of an epoch as people read it."""
-        epochs = self.config.train.epochs
-        done = self.step / self.steps_per_epoch
-        parts = [f"epoch {done:.4g}/{epochs}", f"loss {row['loss']:.4f}"]
-        if row.get("val_fa") is not None:
-            pd = "-" if row["val_pd"] is None else f"{row['val_pd']:.3f}"
-            iou = "-" if row["val_iou"] is None else f"{row['val_iou']:.3f}"
-            parts += [f"val IoU {iou}", f"Pd {pd}", f"Fa {row['val_fa'] * 1e6:.1f}e-6"]
-        if row.get("val_ap50") is not None:
-            found = {k: row.get(f"val_{k}") for k in ("ap50", "precision", "recall")}
-            parts.append("val " + "  ".join(f"{k} {'-' if v is None else f'{v:.3f}'}" for k, v in found.items()))
-        left = self.seconds / done * (epochs - done)
-        if self.config.train.hours:
-            left = min(left, max(0.0, self.config.train.hours * 3600 - self.seconds))
-        return "  ".join([*parts, f"{self.seconds:.0f} s, about {left:.0f} s left"])
+        everyone = self.group.all(randomness.states())
+        if self.rank:
+            self.group.first(lambda: None)
+            yield None
+            return
+        with checkpoints.scratch(self.scratch) as place:
+            self.group.first(lambda: self._save(place / "checkpoint", everyone))
+            yield place / "checkpoint"
 
     def _spent(self) -> bool:
         """Whether the time budget is spent; rank 0's clock decides for all."""
         if not self.config.train.hours:
             return False
-        return self._agreed(self._clock() >= self.config.train.hours * 3600)
+        return self.group.told(self._clock() >= self.config.train.hours * 3600)
 
 
-def describe(config: Config, shards: str | Path, known: Identity | None = None) -> str:
-    """One line on what a run will do, for a terminal. `known`: see `fit`."""
-    manifests = read_all(shards, config.data.sets)
-    found = known or identity(config, manifests)
-    frames = sum(m.count(config.data.train_on, "labelled") for m in manifests)
-    values = json.dumps(config.model.model_dump(exclude_defaults=True) or {"name": config.model.name})
-    return (
-        f"run {found.name}: {config.model.name} {values}, {frames} labelled key frames of "
-        f"{', '.join(m.set for m in manifests)}, {config.train.epochs} epochs of batches of {config.train.batch}"
-    )
+__all__ = ["Log", "Report", "Run", "fit", "loader_for"]

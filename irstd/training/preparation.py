@@ -59,10 +59,11 @@ def prepare(config: Config, shards: str | Path) -> Job:
             raise InputError(f"set {manifest.set} has no masks, which {config.model.name} learns from{hint}")
     if config.model.stored_gradient and config.data.resize == "native":
         require_gradient(manifests, GradientSpec(config.model.stored_gradient, "replicate"))
+    lenient = {"skip_damaged": config.data.skip_damaged}
     # Making a loader is its own check: intensity rule, clip length, batch against key frames.
-    loaders = [loader_for(config, shards, split, manifests, batch_size=config.train.batch)]
+    loaders = [loader_for(config, shards, split, manifests, batch_size=config.train.batch, **lenient)]
     if split == "train" and sum(m.count("val", "labelled") for m in manifests):
-        loaders.append(loader_for(config, shards, "val", manifests, batch_size=1))
+        loaders.append(loader_for(config, shards, "val", manifests, batch_size=1, **lenient))
     elif config.train.patience:
         why = "have no labelled key frame in the split 'val'" if split == "train" else "are trained on with their val"
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -18,6 +19,19 @@ from irstd.training.optimizer import AveragedWeights, build_optimizer, learning_
 
 CHECKED = 50
 """Steps between looks at the losses on a GPU, where a look waits for all that is queued."""
+
+
+class NotFinite(WorkError):
+    """A loss that is no number; `where` says in which step, and on which key frames."""
+
+    where: dict[str, Any]
+
+    @classmethod
+    def at(cls, what: str, step: int, key: list[tuple[str, int]]) -> NotFinite:
+        keys = ", ".join(f"{name}:{frame}" for name, frame in key)
+        error = cls(f"{what} in step {step + 1}, on {keys}; lower train.lr or set train.clip")
+        error.where = {"what": what, "step": step + 1, "keys": [[name, int(frame)] for name, frame in key]}
+        return error
 
 
 class LossModule(nn.Module):
@@ -107,15 +121,12 @@ class Stepper:
         return found
 
     def _check(self) -> None:
-        """WorkError where a loss was no number: the run stops, and its last checkpoint is from before."""
+        """NotFinite where a loss was no number: the run stops, and its last checkpoint is from before."""
         losses, self._losses = self._losses, []
         values = torch.stack([loss for loss, _, _ in losses]).tolist() if losses else []
         for value, (_, step, key) in zip(values, losses, strict=True):
             if not math.isfinite(value):
-                keys = ", ".join(f"{name}:{frame}" for name, frame in key)
-                raise WorkError(
-                    f"the training loss became {value} in step {step + 1}, on {keys}; lower train.lr or set train.clip"
-                )
+                raise NotFinite.at(f"the training loss became {value}", step, key)
 
 
 def has_batch_norm(model: nn.Module) -> bool:

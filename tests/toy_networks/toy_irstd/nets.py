@@ -130,3 +130,28 @@ else:
     class Adapted(SegmentationAdapter):
         def __init__(self, width=4):
             super().__init__(Plain(width), stride=2)
+
+
+class Hungry(Plain):
+    """Asks for more memory than there is when it learns from more than `holds` frames at once."""
+
+    def __init__(self, width=4, holds=1):
+        super().__init__(width)
+        self.holds = holds
+
+    def forward(self, x):
+        if self.training and len(x) > self.holds:
+            torch.empty(2**50)
+        return super().forward(x)
+
+
+class Fainting(Plain):
+    """The third batch gives what is no number."""
+
+    def __init__(self, width=4):
+        super().__init__(width)
+        self.seen = 0
+
+    def forward(self, x):
+        self.seen += self.training
+        return super().forward(x) * (float("nan") if self.seen == 3 else 1.0)
