@@ -28,6 +28,7 @@ from irstd.config import Config
 from irstd.errors import WorkError
 from irstd.files import staged_folder
 from irstd.foreign import Source
+from irstd.training import kept as kept_epochs
 from irstd.training.identity import Identity
 from irstd.workspace import Workspace
 
@@ -92,8 +93,12 @@ def fit(
             "drills": drills or [],
             "beginning": beginning,
             "stepped": stepped,
+            "beside": (beside := _beside(workspace.ray_storage, name)),
         }
-        result = _run(job, storage, plan, callbacks or [], say, show)
+        try:
+            result = _run(job, storage, plan, callbacks or [], say, show)
+        finally:
+            kept_epochs.fetch(beside, target.parent)
     for drill in drills or ():
         if str(drill) not in noted.done():
             show(f"chaos {drill}: did not happen, the run had gone past that step or has fewer")
@@ -198,6 +203,7 @@ def worker(job: dict[str, Any]) -> None:
                 log=say if rank == 0 else _silent,
                 known=job["known"],
                 stepped=_stepped(job, rank),
+                beside=job["beside"],
             )
 
 
@@ -216,6 +222,11 @@ def _stepped(job: dict[str, Any], rank: int) -> Callable[[int], None]:
         drill(step)
 
     return stepped
+
+
+def _beside(storage: str, name: str) -> str | Path:
+    """Where workers leave what is no checkpoint, within their reach and the driver's: the run's folder in Ray's storage."""
+    return f"{storage}/{name}" if "://" in storage else Path(storage) / name
 
 
 def _resources(plan: Plan) -> dict[str, float]:

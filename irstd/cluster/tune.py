@@ -19,7 +19,7 @@ from irstd.cluster.faults import reason
 from irstd.cluster.plan import Plan
 from irstd.config import Config
 from irstd.errors import WorkError
-from irstd.files import read_json, staged_folder, write_json
+from irstd.files import read_json, write_json
 from irstd.foreign import Source
 from irstd.training.record import finished
 from irstd.workspace import Workspace
@@ -131,34 +131,34 @@ def trial(params: dict[str, Any], jobs: list[dict[str, Any]]) -> None:
 
 def _one(job: dict[str, Any], folder: Path, label: str, track: Any) -> dict[str, Any]:
     """Train in this process."""
-    import shutil
-
     import torch
 
     from irstd.training.loop import fit
+    from irstd.training.store import Store
 
     torch.set_num_threads(job["threads"])
     last: dict[str, Any] = {}
+    store = Store(folder)
 
     def report(metrics: dict[str, Any], checkpoint: Path | None) -> None:
         last.clear()
         last.update(metrics)
         if track is not None:
             track(metrics, checkpoint)
-        if checkpoint is not None:
-            with staged_folder(folder / "checkpoint") as staged:
-                shutil.copytree(checkpoint, staged, dirs_exist_ok=True)
+        store(metrics, checkpoint)
         tune.report(metrics)
 
-    kept = folder / "checkpoint"
     fit(
         Config.model_validate(job["config"]),
         job["shards"],
         report,
-        resume=kept if (kept / "state.json").is_file() else None,
+        resume=store.begin(job["say"]),
         device="cuda" if torch.cuda.is_available() and job["plan"].gpus_per_worker else "cpu",
         log=_quiet,
+        scratch=store.scratch,
+        beside=folder,
     )
+    store.finish()
     return last or _reported(folder)
 
 
