@@ -40,8 +40,9 @@ def picture(name: str, columns: Columns, steps_per_epoch: float, best: dict[str,
     from matplotlib.figure import Figure
     from matplotlib.ticker import ScalarFormatter
 
-    figure = Figure(figsize=(6.4, 4.8), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
+    # A fixed place: a layout that measures its texts takes twice the time.
+    figure = Figure(figsize=(6.4, 4.8), dpi=120)
+    axes = figure.add_axes((0.11, 0.18, 0.76, 0.66))
     other = axes.twinx()
     if name == "loss":
         axes.set(title="Loss of the training", xlabel="step", ylabel="loss (mean since the row before)")
@@ -71,11 +72,11 @@ def picture(name: str, columns: Columns, steps_per_epoch: float, best: dict[str,
         at = best["step"] / steps_per_epoch
     axes.axvline(at, color=INK, linewidth=0.8, linestyle=":", label=f"kept ({best['chosen']})")
     handles = [entry for each in (axes, other) for entry in zip(*each.get_legend_handles_labels(), strict=True)]
-    figure.legend(*zip(*handles, strict=True), loc="outside upper right", ncols=4, frameon=False, fontsize=8)
+    figure.legend(*zip(*handles, strict=True), loc="upper center", ncols=4, frameon=False, fontsize=8)
     axes.grid(True, which="major", linewidth=0.4, color="#cccccc")
     for each in (axes, other):
         each.spines["top"].set_visible(False)
-    figure.supxlabel(about, fontsize=7.5, color=INK)
+    figure.text(0.5, 0.01, about, fontsize=7.5, color=INK, ha="center", va="bottom")
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
