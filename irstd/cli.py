@@ -210,10 +210,23 @@ def tune(
     parallel: Annotated[
         int | None, typer.Option("--parallel", min=1, help="trials side by side; default: what fits")
     ] = None,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="in place of the space's budget.trials")] = None,
+    hours: Annotated[
+        float | None, typer.Option("--hours", min=0.001, help="in place of the space's budget.hours")
+    ] = None,
+    confirm: Annotated[
+        bool, typer.Option("--confirm/--no-confirm", help="run the best trials and the default again with fresh seeds")
+    ] = True,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="refuse to begin anew: go on with a search that was stopped")
+    ] = False,
+    show: Annotated[bool, typer.Option("--show", help="show the space, the plan and the expected hours only")] = False,
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="what the trials start from, not the space's")] = None,
     register: Register = True,
     shards: Shards = None,
 ) -> None:
-    """Search a space with Ray Tune; each trial is a child run in MLflow."""
+    """Search a space with Ray Tune; each trial is a child run in MLflow. The same command goes on with a search that was
+    stopped."""
     _call(
         "tune",
         space=space,
@@ -222,6 +235,12 @@ def tune(
         parallel=parallel,
         register=register,
         shards=shards,
+        confirm=confirm,
+        resume=resume,
+        trials=trials,
+        hours=hours,
+        show=show,
+        recipe=recipe,
     )
 
 

@@ -19,14 +19,26 @@ def tune_flow(
     workers: int | None = None,
     register_model: bool = True,
     shards: str | None = None,
+    parallel: int | None = None,
+    trials: int | None = None,
+    hours: float | None = None,
+    confirm: bool = True,
+    recipe: str | None = None,
 ) -> dict[str, Any] | None:
-    """Shard what has changed, search the space `tune_spaces/<space>.yaml`, and register the best trial's checkpoint.
+    """Shard what has changed, search the space `tune_spaces/<space>.yaml`, and register the winner's checkpoint.
 
-    `shards` names a folder of shards elsewhere: these are taken as they are, and nothing is built.
+    A driver that dies is started once more, and goes on with the search. `parallel`: trials side by side. `trials`, `hours`: in
+    place of the space's budget. `confirm`: run the best trials and the default again with fresh seeds. `recipe`: what the
+    trials start from, in place of the space's. `shards` names a folder of shards elsewhere: these are taken as they are, and
+    nothing is built.
     """
     arguments = ["tune", space]
-    if workers is not None:
-        arguments += ["--workers", str(workers)]
+    given = {"workers": workers, "parallel": parallel, "trials": trials, "hours": hours, "recipe": recipe}
+    for name, value in given.items():
+        if value is not None:
+            arguments += [f"--{name}", str(value)]
+    if not confirm:
+        arguments.append("--no-confirm")
     if not register_model:
         arguments.append("--no-register")
     if shards is None:

@@ -1,179 +1,248 @@
-"""Ray Tune: the trials of a search, each a run of `irstd.training`.
+"""Ray Tune: runs the trials of a sweep, each a run of `irstd.training`.
 
-A trial of one worker trains inside the trial's own process; a trial of several starts Ray Train workers. How many go side
-by side is the plan's decision, made before anything starts, so a trial never waits for cores that trials hold.
+Ray Tune places the trials, hears their reports and ends them; what is tried next and what is stopped is the sweep's to say
+(`irstd.cluster.sweep`). A trial of one worker trains inside the trial's own process; a trial of several starts Ray Train
+workers. How many go side by side is the plan's decision, made before anything starts, so a trial never waits for cores that
+trials hold.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
 
 from irstd.cluster import train as cluster_train
-from irstd.cluster.console import console
 from irstd.cluster.faults import reason
 from irstd.cluster.plan import Plan
+from irstd.cluster.sweep import Row, Sweep, Trial
 from irstd.config import Config
-from irstd.errors import WorkError
 from irstd.files import read_json, write_json
 from irstd.foreign import Source
 from irstd.training.record import finished
+from irstd.training.store import LAST
 from irstd.workspace import Workspace
 
-Outcome = dict[str, Any]
+KEPT = ("epoch", "step", "seconds", "lr", "loss", "val_", "best_")
+"""Beginnings of the names of what is kept of a report."""
 
 
-def search(
+def run(
     workspace: Workspace,
     name: str,
-    configs: list[tuple[str, dict[str, Any], Config]],
+    sweep: Sweep,
+    job: Callable[[Trial], dict[str, Any]],
     shards: str | Path,
-    metric: str,
-    mode: str,
     plan: Plan,
-    trackers: list[Any],
-    show: Callable[[str], None] = print,
-) -> list[Outcome]:
-    """Run the trials on the running Ray session.
+    source: Source,
+    trackers: Any = None,
+) -> None:
+    """Run the sweep's trials on the running Ray session until there is nothing left to begin.
 
     Args:
-        configs: for each trial its run's identity, its overrides, and its configuration.
-        metric: key of the reports that decides ("val_iou"); `mode` "max" or "min".
-        trackers: for each trial a picklable object with `begin() -> callable(metrics, checkpoint) or None` and
-            `end(error)`.
+        name: of the folder in Ray's storage.
+        job: for a trial, as JSON: its `config`, and what `trackers` takes besides its run: `tags` and `params`.
+        source: the code of a network that is not ours.
+        trackers: picklable; `trackers(run, tags, params)` has `begin() -> callable(metrics, checkpoint) or None` and
+            `end(error, state)`.
 
-    Returns one outcome a trial, in order: {"run", "overrides", "metrics", "error"}. A trial whose run folder holds a
-    finished run is not run again. A trial that fails is in the list with its reason; the search goes on.
+    A trial that fails is in the sweep with its reason; the search goes on.
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    with console(show) as say:
-        jobs = [
-            {
-                "number": number,
-                "total": len(configs),
-                "run": run,
-                "overrides": overrides,
-                "config": config.model_dump(mode="json"),
-                "folder": str(workspace.runs / run),
-                "shards": str(shards if isinstance(shards, str) else shards.resolve()),
-                "threads": plan.threads,
-                "metric": metric,
-                "plan": plan,
-                "workspace": workspace,
-                "tracker": tracker,
-                "say": say,
-                "source": Source.of(config.model.network),
-            }
-            for number, ((run, overrides, config), tracker) in enumerate(zip(configs, trackers, strict=True), 1)
-        ]
-        resources = {"CPU": plan.cpus_per_worker, "GPU": plan.gpus_per_worker} if plan.workers == 1 else {"CPU": 0.5}
-        tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(trial, jobs=jobs), resources),
-            param_space={"number": tune.grid_search(list(range(len(jobs))))},
-            tune_config=tune.TuneConfig(metric=metric, mode=mode, max_concurrent_trials=plan.trials),
-            run_config=tune.RunConfig(
-                name=name,
-                storage_path=workspace.ray_storage,
-                # Trials are not retried here: Ray Train restarts workers, Prefect restarts a dead driver.
-                failure_config=tune.FailureConfig(max_failures=0),
-                verbose=0,
-            ),
-        )
-        results = tuner.fit()
-    found: dict[str, Outcome] = {}
-    for result in results:
-        number = (result.config or {}).get("number")
-        if number is not None:
-            job = jobs[number]
-            metrics = {
-                k: v
-                for k, v in (result.metrics or {}).items()
-                if k.startswith(("val_", "best_", "epoch", "step", "loss"))
-            }
-            error = reason(result.error) if result.error else None
-            found[job["run"]] = {"run": job["run"], "overrides": job["overrides"], "metrics": metrics, "error": error}
-    missing = {"metrics": {}, "error": "did not run"}
-    return [found.get(run, {"run": run, "overrides": overrides, **missing}) for run, overrides, _ in configs]
+    # Journal, MLflow and sweep.json hold the reports; Ray's own tables of them would only take time.
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    common = {
+        "shards": str(shards if isinstance(shards, str) else shards.resolve()),
+        "metric": sweep.metric,
+        "plan": plan,
+        "workspace": workspace,
+        "source": source,
+        "trackers": trackers,
+    }
+    resources = {"CPU": plan.cpus_per_worker, "GPU": plan.gpus_per_worker} if plan.workers == 1 else {"CPU": 0.5}
+    seats: dict[str, int] = {}
+    tune.Tuner(
+        tune.with_resources(tune.with_parameters(trial, common=common), resources),
+        tune_config=tune.TuneConfig(
+            search_alg=_Asked(sweep, job, seats),
+            scheduler=_Stopped(sweep, seats),
+            num_samples=-1,
+            max_concurrent_trials=plan.trials,
+            # The next trial begins in the process of one that is over, where everything is imported. Code of a network that is
+            # not ours is unpacked for each trial anew.
+            reuse_actors=not source.files,
+            trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=workspace.ray_storage,
+            # Trials are not retried here: Ray Train restarts workers, Prefect restarts a dead driver.
+            failure_config=tune.FailureConfig(max_failures=0),
+            verbose=0,
+        ),
+    ).fit()
 
 
-def trial(params: dict[str, Any], jobs: list[dict[str, Any]]) -> None:
-    """One trial: what Ray Tune runs in its own process."""
-    job = jobs[params["number"]]
-    folder = Path(job["folder"])
-    done = finished(folder, record_needed=False)
-    label = f"trial {job['number']}/{job['total']}"
-    if done:
-        job["say"](f"{label}: {job['run']} was trained before; its result is taken")
-        # Who trained it wrote its own kind of record; the checkpoint says what a trial reports.
-        tune.report(_reported(folder))
-        return
-    track = job["tracker"].begin() if job["tracker"] else None
-    error: str | None = None
+class _Asked(Searcher):
+    """Ray Tune's searcher: hands on what the sweep says is next. seats: the sweep's numbers by Ray's ids."""
+
+    def __init__(self, sweep: Sweep, job: Callable[[Trial], dict[str, Any]], seats: dict[str, int]) -> None:
+        super().__init__()
+        self.sweep, self.job, self.seats = sweep, job, seats
+
+    def suggest(self, trial_id: str) -> Any:
+        found = self.sweep.ask()
+        if found is None:
+            return Searcher.FINISHED
+        self.seats[trial_id] = found.number
+        # As text: a mapping would be searched for things to sample.
+        return {"job": json.dumps({"run": found.run} | self.job(found))}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if trial_id in self.seats:
+            self.sweep.end(
+                self.seats[trial_id], "failed" if error else "finished", "its process died" if error else None
+            )
+
+    def save(self, checkpoint_path: str) -> None:
+        """The sweep's journal is what a search goes on from."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """As `save`."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Asked:
+        return self
+
+    def __reduce__(self) -> Any:
+        return Searcher, ()
+
+
+class _Stopped(FIFOScheduler):
+    """Ray Tune's scheduler: hands reports to the sweep, and its word back."""
+
+    def __init__(self, sweep: Sweep, seats: dict[str, int]) -> None:
+        super().__init__()
+        self.sweep, self.seats = sweep, seats
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        stop = self.sweep.report(self.seats[trial.trial_id], row(result)) if "step" in result else False
+        return self.STOP if stop else self.CONTINUE
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        failure = trial.get_pickled_error() or trial.get_error()
+        why = reason(failure) if failure else "its process died"
+        self.sweep.end(self.seats[trial.trial_id], "failed", why)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Stopped:
+        return self
+
+    def __reduce__(self) -> Any:
+        return FIFOScheduler, ()
+
+
+def row(metrics: dict[str, Any]) -> Row:
+    """What is kept of a report; what is no number in JSON is None."""
+    found = {k: v for k, v in metrics.items() if k.startswith(KEPT) and (v is None or isinstance(v, int | float))}
+    return {k: v if v is None or math.isfinite(v) else None for k, v in found.items()}
+
+
+def history(checkpoint: Path, metric: str) -> list[Row]:
+    """The rows of a run from a checkpoint, with the best so far; [] where there is none."""
     try:
-        with job["source"].unpacked():
-            metrics = _one(job, folder, label, track) if job["plan"].workers == 1 else _many(job, folder, label, track)
+        rows = read_json(checkpoint / "state.json")["history"]
+    except (OSError, ValueError, KeyError):
+        return []
+    best: float | None = None
+    found = []
+    for each in rows:
+        value = each.get(metric)
+        best = value if best is None else best if value is None else max(best, value)
+        found.append(row(each) | {f"best_{metric}": best})
+    return found
+
+
+def trial(params: dict[str, Any], common: dict[str, Any]) -> None:
+    """One trial: what Ray Tune runs in its own process."""
+    job = json.loads(params["job"])
+    folder = common["workspace"].runs / job["run"]
+    if finished(folder, record_needed=False):
+        _report(history(folder / LAST, common["metric"]))
+        return
+    tracker = common["trackers"](job["run"], job["tags"], job["params"]) if common["trackers"] else None
+    track = tracker.begin() if tracker else None
+    error, state = None, "failed"
+    try:
+        with common["source"].unpacked():
+            metrics = (_one if common["plan"].workers == 1 else _many)(job, common, folder, track)
         write_json(
             folder / "run.json", {"run": job["run"], "config": job["config"], "metrics": metrics, "finished": True}
         )
-        job["say"](f"{label}: {_values(job['overrides'])} -> {job['metric']} {metrics.get('best_' + job['metric'])}")
+        state = "finished"
+    except SystemExit:
+        # Ray ends a trial that is stopped where it reports.
+        state = "pruned"
+        raise
     except BaseException as failure:
         error = reason(failure)
-        job["say"](f"{label}: failed: {error}")
         raise
     finally:
-        if job["tracker"]:
-            job["tracker"].end(error)
+        if tracker:
+            tracker.end(error, state)
 
 
-def _one(job: dict[str, Any], folder: Path, label: str, track: Any) -> dict[str, Any]:
+def _one(job: dict[str, Any], common: dict[str, Any], folder: Path, track: Any) -> dict[str, Any]:
     """Train in this process."""
     import torch
 
     from irstd.training.loop import fit
     from irstd.training.store import Store
 
-    torch.set_num_threads(job["threads"])
-    last: dict[str, Any] = {}
-    store = Store(folder)
+    plan, store = common["plan"], Store(folder)
+    torch.set_num_threads(plan.threads)
 
     def report(metrics: dict[str, Any], checkpoint: Path | None) -> None:
-        last.clear()
-        last.update(metrics)
         if track is not None:
             track(metrics, checkpoint)
         store(metrics, checkpoint)
-        tune.report(metrics)
+        tune.report(row(metrics))
 
+    resumed = store.begin(_quiet)
+    if resumed is not None:
+        # What an earlier session or another search trained counts like what is trained now.
+        _report(history(resumed, common["metric"]))
     fit(
         Config.model_validate(job["config"]),
-        job["shards"],
+        common["shards"],
         report,
-        resume=store.begin(job["say"]),
-        device="cuda" if torch.cuda.is_available() and job["plan"].gpus_per_worker else "cpu",
+        resume=resumed,
+        device="cuda" if torch.cuda.is_available() and plan.gpus_per_worker else "cpu",
         log=_quiet,
         scratch=store.scratch,
         beside=folder,
     )
     store.finish()
-    return last or _reported(folder)
+    return _reported(folder)
 
 
-def _many(job: dict[str, Any], folder: Path, label: str, track: Any) -> dict[str, Any]:
+def _many(job: dict[str, Any], common: dict[str, Any], folder: Path, track: Any) -> dict[str, Any]:
     """Train over the workers of a Ray Train run of its own."""
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    config = Config.model_validate(job["config"])
     cluster_train.fit(
-        job["workspace"],
-        config,
-        job["shards"],
+        common["workspace"],
+        Config.model_validate(job["config"]),
+        common["shards"],
         job["run"],
-        job["plan"],
-        folder / "checkpoint",
+        common["plan"],
+        folder / LAST,
         track,
         show=_quiet,
         callbacks=[TuneReportCallback()],
@@ -181,26 +250,16 @@ def _many(job: dict[str, Any], folder: Path, label: str, track: Any) -> dict[str
     return _reported(folder)
 
 
+def _report(rows: list[Row]) -> None:
+    for each in rows:
+        tune.report(each)
+
+
 def _reported(folder: Path) -> dict[str, Any]:
     """A trained run's last report."""
-    state = read_json(folder / "checkpoint" / "state.json")
+    state = read_json(folder / LAST / "state.json")
     return state["history"][-1] | {f"best_{k}": v for k, v in state["best"].items() if k.startswith("val_")}
 
 
-def best(outcomes: list[Outcome], metric: str, mode: str) -> Outcome:
-    """The best trial by its best validation; `WorkError` with the first reason where every trial failed."""
-    good = [o for o in outcomes if not o["error"] and o["metrics"].get(f"best_{metric}") is not None]
-    if not good:
-        raise WorkError(
-            f"all {len(outcomes)} trials failed; the first: {outcomes[0]['error'] or f'no {metric} reported'}"
-        )
-    sign = 1 if mode == "max" else -1
-    return max(good, key=lambda o: sign * o["metrics"][f"best_{metric}"])
-
-
-def _values(overrides: dict[str, Any]) -> str:
-    return " ".join(f"{k}={v}" for k, v in overrides.items())
-
-
 def _quiet(line: str) -> None:
-    """A trial's epochs are in MLflow; the terminal shows a line a trial."""
+    """A trial's epochs are in MLflow and in the journal; the terminal shows the sweep."""

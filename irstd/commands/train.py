@@ -197,6 +197,8 @@ def write_package(workspace: Workspace, job: Job, record: dict[str, Any], recipe
         "chosen": record["metrics"]["chosen"],
         "digests": record["lineage"]["sets"],
         "values": {k.removeprefix("val_"): v for k, v in record["metrics"].items() if k.startswith("val_")},
+        # Of the winner of a search: what fresh seeds said of it.
+        **({"sweep": record["sweep"]} if "sweep" in record else {}),
     }
     source = Source.read(folder / package.CODE)
     with staged_folder(target) as staged:

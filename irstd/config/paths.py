@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,12 @@ OPTIONS = "model.options"
 
 
 def paths(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, Any]:
+    """As `_paths`, looked up once: a search reads thousands of configurations."""
+    return dict(_paths(model, prefix))
+
+
+@cache
+def _paths(model: type[BaseModel], prefix: str) -> dict[str, Any]:
     """Every dotted path of the tree with its default: {'train.lr': 0.0005, ...}; those of all networks under `model`."""
     found: dict[str, Any] = {}
     for name, field in model.model_fields.items():

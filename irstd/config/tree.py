@@ -289,9 +289,10 @@ class EvaluateConfig(Section):
     wanted_false_alarms: float | None = Field(
         None, gt=0, description="boxes: after training, it is chosen on val to keep to so many false alarms a frame"
     )
-    objective: Literal["iou", "niou", "pd", "ap50", "ap", "f1"] | None = Field(
+    objective: Literal["iou", "niou", "pd", "pd_at_fa", "ap50", "ap", "f1"] | None = Field(
         None,
-        description="what chooses the best checkpoint on val; none: iou of masks, ap50 of boxes (ap under centroid)",
+        description="what chooses the best checkpoint on val; none: iou of masks, ap50 of boxes (ap under centroid); "
+        "pd_at_fa: Pd at wanted_fa",
     )
 
 
@@ -326,6 +327,8 @@ class Config(Section):
                 f"evaluate.objective={measured.objective} is no number of {task} under {measured.protocol}; "
                 f"use {', '.join(objectives)}"
             )
+        if measured.objective == "pd_at_fa" and measured.wanted_fa is None:
+            raise ValueError("evaluate.objective=pd_at_fa needs the rate of false alarms: evaluate.wanted_fa=1e-5")
         if task == "detection" and measured.grid is not None:
             raise ValueError(f"evaluate.grid={measured.grid} is for masks; boxes are scored in the frame's own pixels")
         if task == "detection" and measured.wanted_fa is not None:
@@ -385,7 +388,8 @@ class Config(Section):
         aside |= dict.fromkeys(self._later("train", *LATER["train"]), True)
         found["train"] = self.train.model_dump(mode="json", exclude=aside)
         # These choose the checkpoint that is kept as best. The threshold for a wanted rate is chosen after it.
-        found["select"] = self.evaluate.model_dump(mode="json", exclude={"wanted_fa", "wanted_false_alarms"})
+        after = {"wanted_false_alarms"} if self.objective == "pd_at_fa" else {"wanted_fa", "wanted_false_alarms"}
+        found["select"] = self.evaluate.model_dump(mode="json", exclude=after)
         return found
 
     def _later(self, section: str, *names: str) -> set[str]:
@@ -415,6 +419,6 @@ LATER = {
 
 # Protocols and objectives of what a network gives, the default first.
 MEASURES = {
-    "segmentation": (("strict", "basicirstd", "dnanet", "msda"), ("iou", "niou", "pd")),
+    "segmentation": (("strict", "basicirstd", "dnanet", "msda"), ("iou", "niou", "pd", "pd_at_fa")),
     "detection": (("strict", "nnlab", "centroid"), ("ap50", "ap", "f1")),
 }

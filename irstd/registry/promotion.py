@@ -67,7 +67,8 @@ def compare(
     split = "gate" if all(m.count("gate", "labelled") for m in manifests) else "val"
     if why := _incomparable(mine, theirs, manifests, split, anew):
         return Verdict("refused", why, split)
-    objective = mine.config.objective
+    # Each is measured at the threshold of its own package, which was chosen for the wanted rate.
+    objective = "pd" if mine.config.objective == "pd_at_fa" else mine.config.objective
     found = [_measure(package, manifests, split, shards, objective) for package in (mine, theirs)]
     return _decide(
         found, [challenger.version, champion.version], manifests, split, objective, bound, accept_insufficient
@@ -172,6 +173,7 @@ def _measure(package: Package, manifests: list[Manifest], split: str, shards: st
         update={
             "protocol": "centroid" if objective == "ap" else "strict",
             "grid": None,
+            "objective": None,  # what chose the checkpoint needs nothing more of its metrics
             "threshold": package.content["threshold"],
         }
     )

@@ -102,12 +102,13 @@ class TrialTracker(RunTracker):
         """What reports go to; None where the sweep's run is not known: the driver then logs the trial at the end."""
         return self if self.parent else None
 
-    def end(self, error: str | None) -> None:
+    def end(self, error: str | None, state: str | None = None) -> None:
+        """`state`: finished, pruned or failed."""
         if self.parent is None:
             return
         self.close()
         try:
-            tracking.finish(self.workspace, self.open(), error)
+            tracking.finish(self.workspace, self.open(), error, state=state)
         except Exception as failure:
             self.say(f"irstd: the trial's end did not reach MLflow ({type(failure).__name__})")
 

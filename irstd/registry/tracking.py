@@ -108,19 +108,31 @@ def log_params(found: Any, run_id: str, params: dict[str, Any]) -> None:
         found.log_batch(run_id, params=values[i : i + 100])
 
 
-def finish(workspace: Workspace, run_id: str, error: str | None = None, metrics: dict[str, Any] | None = None) -> None:
-    """End a run, with `metrics` at their "step" where they do not stand there already."""
+def finish(
+    workspace: Workspace,
+    run_id: str,
+    error: str | None = None,
+    metrics: dict[str, Any] | None = None,
+    state: str | None = None,
+) -> None:
+    """End a run, with `metrics` at their "step" where they do not stand there already.
+
+    state: what became of a trial, kept as the tag irstd.state; one that was stopped early counts as KILLED.
+    """
     found = client(workspace)
     data, row = found.get_run(run_id).data, row_of(metrics or {})
     values = {k: v for k, v in row.values.items() if data.metrics.get(k) != v}
     if values:
         log_rows(found, run_id, [Row(row.time, row.step, values)])
+    if state:
+        found.set_tag(run_id, "irstd.state", state)
     if error:
         found.set_tag(run_id, "irstd.error", error[:5000])
     elif "irstd.error" in data.tags:
         # It failed once, and went on to the end.
         found.delete_tag(run_id, "irstd.error")
-    found.set_terminated(run_id, "FAILED" if error else "FINISHED")
+    early = state in ("pruned", "stopped")
+    found.set_terminated(run_id, "FAILED" if error else "KILLED" if early else "FINISHED")
 
 
 def fail(workspace: Workspace, run_id: str | None, error: BaseException) -> None:
@@ -288,6 +300,27 @@ def run_of(workspace: Workspace, name: str, parent: str) -> Any | None:
     )
     runs.sort(key=lambda r: (r.data.tags.get("mlflow.parentRunId") != parent, r.info.status != "FINISHED"))
     return runs[0] if runs else None
+
+
+def reports(workspace: Workspace, name: str, metric: str) -> list[dict[str, Any]] | None:
+    """What the finished run with the identity `name` reported of `metric`: [{"epoch", "step", metric, "best_" + metric}].
+
+    None where MLflow knows no such run, does not answer, or has no such numbers.
+    """
+    try:
+        run = run_of(workspace, name, "")
+        if run is None or run.info.status != "FINISHED":
+            return None
+        found = client(workspace)
+        columns = {}
+        for key in ("epoch", metric, f"best_{metric}"):
+            # A run that went on after a kill may have reported a step twice.
+            columns[key] = {m.step: m.value for m in found.get_metric_history(run.info.run_id, key)}
+    except Exception:
+        return None
+    steps = sorted(set(columns["epoch"]) & set(columns[metric]))
+    rows = [{"step": step} | {key: column.get(step) for key, column in columns.items()} for step in steps]
+    return rows if rows and all(row[f"best_{metric}"] is not None for row in rows) else None
 
 
 def known(workspace: Workspace, run_id: str) -> bool:

@@ -10,13 +10,14 @@ import torch
 from irstd.config import METRICS, EvaluateConfig
 from irstd.data.loader import ClipLoader
 from irstd.metrics import DetectionMetrics, SegmentationMetrics
+from irstd.metrics.at_fa import MetricsAtFa
 from irstd.metrics.report import reported
 from irstd.models.contract import Model
 
 __all__ = ["REPORTED", "Metrics", "gathered", "measure", "reported"]
 
 Metrics = SegmentationMetrics | DetectionMetrics
-REPORTED = METRICS
+REPORTED = METRICS | {"segmentation": (*METRICS["segmentation"], "pd_at_fa")}
 """The numbers of each kind of network that a run's history and its registered version carry, where the protocol has them."""
 
 
@@ -31,7 +32,9 @@ def measure(
     The model is put into evaluation mode and back. `tick` is told after each batch how many key frames it held.
     """
     metrics: Metrics
-    if model.task == "segmentation":
+    if config.objective == "pd_at_fa" and config.wanted_fa is not None:
+        metrics = MetricsAtFa(config.protocol, config.threshold, config.grid, fa=config.wanted_fa)
+    elif model.task == "segmentation":
         metrics = SegmentationMetrics(config.protocol, config.threshold, config.grid)
     else:
         metrics = DetectionMetrics(config.protocol, config.threshold)

@@ -37,7 +37,6 @@ COMPUTES = (
 # Of these, what only shows numbers that are there: no checkpoint depends on it.
 SHOWS = (
     "metrics/bootstrap.py",
-    "metrics/curve.py",
     "metrics/operating.py",
     "metrics/paired.py",
     "metrics/pictures.py",

@@ -162,6 +162,7 @@ def searched(workspace, trained):
                 "fixed": {p.split("=")[0]: yaml.safe_load(p.split("=")[1]) for p in TINY},
                 "space": {"train.lr": {"choice": [0.001, 0.002, 0.001]}},
                 "search": "grid",
+                "confirmation": "none",
             }
         )
     )
@@ -176,7 +177,7 @@ def store(workspace):
 
 
 def test_search_trains_each_trial_as_a_child_run(workspace, searched):
-    assert "1 of 3 trials repeat another" in searched.stdout
+    assert "1 points were left out; most often: repeats trial 1" in searched.stdout
     assert "2 trials side by side" in searched.stdout
     assert last(searched)["best"]["train.lr"] in (0.001, 0.002)
     client = store(workspace)
@@ -191,13 +192,16 @@ def test_search_trains_each_trial_as_a_child_run(workspace, searched):
 
 
 def test_a_search_with_a_failed_trial_takes_the_others(workspace, searched):
-    (path,) = (workspace / ".irstd" / "sweeps").glob("*/sweep.json")
-    record = json.loads(path.read_text())
-    record["outcomes"][0]["error"] = "a worker died"
-    path.write_text(json.dumps(record))
-    done = irstd(workspace, "tune", "two")
+    """Its journal is what a search goes on from: here it says that the first trial failed."""
+    (path,) = (workspace / ".irstd" / "sweeps").glob("*/journal.jsonl")
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    for event in events:
+        if event["event"] == "end" and event["trial"] == 1:
+            event |= {"state": "failed", "error": "a worker died"}
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    done = irstd(workspace, "tune", "two", "--resume")
     assert "searched before" not in done.stdout
-    assert done.stdout.count("was trained before; its result is taken") == 2
+    assert done.stdout.count("was trained before; its result is taken") == 1
     assert last(done)["best"] == last(searched)["best"] and last(done)["model"] == last(searched)["model"]
 
 

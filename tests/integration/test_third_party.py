@@ -100,6 +100,7 @@ def test_a_search_over_its_options(theirs, trained):
         "fixed": {p.split("=")[0]: yaml.safe_load(p.split("=")[1]) for p in TINY[:3]} | {"train.epochs": 1},
         "space": {"model.options.width": {"choice": [4, 6]}},
         "search": "grid",
+        "confirmation": "none",
     }
     (theirs / "tune_spaces" / "theirs.yaml").write_text(yaml.safe_dump(space))
     found = last(irstd(theirs, "tune", "theirs"))

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from irstd import config as configuration
-from irstd.commands import compare, detect, evaluate, listing, tune
+from irstd.cluster.sweep import Trial
+from irstd.commands import compare, detect, evaluate, listing
 from irstd.commands.train import publish
+from irstd.commands.trials import Trials
 from irstd.errors import InputError, WorkError
 from irstd.registry import models, tracking
 from irstd.registry.tracker import TrialTracker
@@ -197,9 +199,17 @@ def test_every_finished_trial_gets_a_run(workspace):
     names = ["t-elsewhere", "t-unheard", "t-runless"]
     folders = [finished_trial(workspace, name, {}) for name in names[:2]]
     folders.append(finished_trial(workspace, "t-runless", {"lineage": {"seed": 7}, "mlflow_run": None}))
-    trackers = [TrialTracker(workspace, n, {"irstd.kind": "trial"}, {"train.lr": 1}, parent) for n in names]
-    jobs = [SimpleNamespace(name=n, config=configuration.load()) for n in names]
-    tune.complete(workspace, jobs, [{"seed": 0}] * 3, trackers, parent)
+    told = Trials(workspace, SimpleNamespace(), {}, workspace.shards)
+    told.of = lambda trial: SimpleNamespace(name=trial.run, config=configuration.load())
+    told.job = lambda trial: {"tags": {"irstd.kind": "trial"}, "params": {"train.lr": 1}}
+    told.chain = lambda job: {"seed": 0}
+    below = {n: tracking.start(workspace, n, {}, {}, parent) for n in ("t-slow", "t-bad")}
+    trials = [Trial(i, n, {}, state="finished") for i, n in enumerate(names, 1)]
+    trials += [
+        Trial(4, "t-slow", {}, state="pruned"),
+        Trial(5, "t-bad", {}, state="failed", error="the loss became nan"),
+    ]
+    told.complete(SimpleNamespace(trials=trials), parent)
     records = [json.loads((f / "run.json").read_text()) for f in folders]
     assert records[0]["mlflow_run"] == elsewhere
     assert [r["lineage"]["seed"] for r in records] == [0, 0, 7]
@@ -210,24 +220,33 @@ def test_every_finished_trial_gets_a_run(workspace):
         (logged,) = client.get_metric_history(record["mlflow_run"], "loss")
         assert (logged.step, logged.timestamp, logged.value) == (12, 1_500_000_000_000, 0.25)
     assert client.get_run(records[1]["mlflow_run"]).data.tags["mlflow.parentRunId"] == parent
+    ended = {name: client.get_run(run_id) for name, run_id in below.items()}
+    assert {name: run.info.status for name, run in ended.items()} == {"t-slow": "KILLED", "t-bad": "FAILED"}
+    assert ended["t-slow"].data.tags["irstd.state"] == "pruned"
+    assert ended["t-bad"].data.tags["irstd.error"] == "the loss became nan"
 
 
-def test_a_sweep_with_a_failed_trial_goes_on(workspace):
-    folder = workspace.home / "sweeps" / "s"
-    folder.mkdir(parents=True)
+def test_a_trial_without_its_folder_is_known_by_its_log(workspace):
+    rows = [
+        {"epoch": e, "step": 4 * e, "val_iou": v, "best_val_iou": b} for e, v, b in ((1, 0.25, 0.25), (2, 0.125, 0.25))
+    ]
+    run_id = tracking.start(workspace, "t-removed", {}, {})
+    tracking.log_rows(tracking.client(workspace), run_id, map(tracking.row_of, rows))
+    assert tracking.reports(workspace, "t-removed", "val_iou") is None  # under way
+    tracking.finish(workspace, run_id)
+    assert tracking.reports(workspace, "t-removed", "val_iou") == rows
+    assert tracking.reports(workspace, "t-removed", "val_ap50") is None
+    told = Trials(workspace, SimpleNamespace(), {}, workspace.shards)
+    assert told.rows("t-removed", "val_iou", ask=True) == rows and told.rows("t-removed", "val_iou", ask=False) is None
+
+
+def test_a_trial_is_complete_with_its_folder_and_its_run(workspace):
     finished_trial(workspace, "whole", {"lineage": {}, "mlflow_run": "1"})
     finished_trial(workspace, "runless", {"lineage": {}, "mlflow_run": None})
-
-    def taken(*outcomes):
-        (folder / "sweep.json").write_text(json.dumps({"outcomes": list(outcomes)}))
-        return tune.searched(workspace, folder)
-
-    whole = {"run": "whole", "error": None}
-    assert taken(whole) == [whole]
-    assert taken(whole, {"run": "other", "error": "the training loss became nan"}) == []
-    assert taken(whole, {"run": "gone", "error": None}) == []
-    assert taken({"run": "runless", "error": None}) == []
-    assert tune.searched(workspace, folder / "none") == []
+    told = Trials(workspace, SimpleNamespace(), {}, workspace.shards)
+    assert told.complete_folder(Trial(1, "whole", {}))
+    assert not told.complete_folder(Trial(2, "runless", {})) and not told.complete_folder(Trial(3, "gone", {}))
+    assert told.complete_folder(Trial(4, "gone", {}, taken=True))
 
 
 def test_numbers_of_a_package_from_elsewhere_are_not_logged(workspace, away, tmp_path, capsys):

@@ -1,0 +1,140 @@
+"""Confirmation: the best trials and the default run again with fresh seeds, and what then is left of the gain.
+
+The best of many trials looks better than it is: its value was chosen for being high. Numbers from seeds that had no say in the
+choice do not have that advantage, so winner and gain come from these alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from scipy import stats
+
+from irstd.cluster.points import Point, key
+from irstd.cluster.sweep import Sweep, Trial
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is confirmed. trial: its number in the sweep; None: the default configuration."""
+
+    name: str
+    trial: int | None
+    overrides: Point
+
+
+def candidates(best: list[Trial], count: int) -> list[Candidate]:
+    """The `count` best trials, the best first, and the default."""
+    found = [Candidate(f"trial {t.number}", t.number, t.overrides) for t in best[:count]]
+    return [*found, Candidate(DEFAULT, None, {})]
+
+
+def seeds(base: int, count: int) -> list[int]:
+    """Seeds that the search did not use: it trained with `base` alone."""
+    return [(base + 1 + i) % 2**31 for i in range(count)]
+
+
+def points(chosen: list[Candidate], fresh: list[int]) -> list[Point]:
+    """One a run, seed by seed: what is done when the search is stopped can be paired."""
+    return [{**candidate.overrides, "train.seed": seed} for seed in fresh for candidate in chosen]
+
+
+def results(chosen: list[Candidate], fresh: list[int], sweep: Sweep) -> dict[str, Any]:
+    """{"seeds", "candidates": [{"name", "trial", "overrides", "runs", "values", "mean", "deviation", "gain"}], "winner"}.
+
+    A gain is that over the default, from differences of runs with the same seed; its interval is Student's (95 %). winner: the
+    name of the candidate with the highest mean among those with all seeds; the default where none is better, None where the
+    default itself has no value.
+    """
+    by_point = {key(trial.overrides): trial for trial in sweep.trials}
+    rows = []
+    for candidate in chosen:
+        trials = [by_point.get(key({**candidate.overrides, "train.seed": seed})) for seed in fresh]
+        values = [t.value if t is not None and t.state == "finished" else None for t in trials]
+        known = [v for v in values if v is not None]
+        rows.append(
+            {
+                "name": candidate.name,
+                "trial": candidate.trial,
+                "overrides": candidate.overrides,
+                "runs": [t.run if t is not None else None for t in trials],
+                "values": values,
+                "mean": mean(known) if known else None,
+                "deviation": stdev(known) if len(known) > 1 else None,
+                "gain": None,
+            }
+        )
+    default = rows[-1]
+    for row in rows[:-1]:
+        pairs = zip(row["values"], default["values"], strict=True)
+        row["gain"] = gain([a - b for a, b in pairs if a is not None and b is not None])
+    whole = [row for row in rows if None not in row["values"]]
+    winner = max(whole, key=lambda row: row["mean"]) if default in whole else None
+    return {"seeds": fresh, "candidates": rows, "winner": winner["name"] if winner else None}
+
+
+def gain(differences: list[float]) -> dict[str, Any] | None:
+    """{"mean", "low", "high", "n"}: mean of paired differences with Student's interval of 95 %; None where there is none."""
+    n = len(differences)
+    if not n:
+        return None
+    middle = mean(differences)
+    half = stats.t.ppf(0.975, n - 1) * stdev(differences) / math.sqrt(n) if n > 1 else None
+    return {
+        "mean": middle,
+        "low": None if half is None else middle - half,
+        "high": None if half is None else middle + half,
+        "n": n,
+    }
+
+
+def middle(row: dict[str, Any]) -> int:
+    """The place of the seed whose value is the median: what is registered is then neither luck nor its lack."""
+    order = sorted(range(len(row["values"])), key=lambda i: row["values"][i])
+    return order[(len(order) - 1) // 2]
+
+
+def table(found: dict[str, Any], metric: str) -> list[dict[str, Any]]:
+    """Rows to print."""
+    rows = []
+    for row in found["candidates"]:
+        gained = row["gain"]
+        text = "-"
+        if gained:
+            text = f"{gained['mean']:+.4f}"
+            text += "" if gained["low"] is None else f" [{gained['low']:+.4f}, {gained['high']:+.4f}]"
+        rows.append(
+            {
+                "candidate": row["name"],
+                f"{metric} mean": row["mean"],
+                "deviation": row["deviation"],
+                "n": sum(v is not None for v in row["values"]),
+                "gain over the default": text,
+                "note": "winner" if row["name"] == found["winner"] else "",
+            }
+        )
+    return rows
+
+
+def verdict(found: dict[str, Any], metric: str) -> str:
+    """One sentence on what the confirmation says."""
+    rows = {row["name"]: row for row in found["candidates"]}
+    winner = found["winner"]
+    if winner is None:
+        return "not confirmed: runs of the default or of every candidate failed"
+    if winner == DEFAULT:
+        return (
+            f"with fresh seeds no trial beats the default configuration ({metric} {rows[DEFAULT]['mean']:.4f}); it wins"
+        )
+    gained = rows[winner]["gain"]
+    sure = gained["low"] is not None and gained["low"] > 0
+    return (
+        f"{winner} wins: {gained['mean']:+.4f} {metric} over the default, 95 % interval [{gained['low']:+.4f}, "
+        f"{gained['high']:+.4f}] from {gained['n']} seeds; "
+        + ("the gain is real" if sure else "it may be no gain at all")
+    )
