@@ -12,11 +12,11 @@ from dataclasses import replace
 import pytest
 
 from irstd import config as configuration
-from irstd.commands import run_log, train
+from irstd.commands import on_cluster, run_log, train
 from irstd.errors import WorkError
 from irstd.registry import machine, outbox, tracking
 from irstd.registry.outbox import Outbox, Row
-from irstd.registry.tracker import RunTracker
+from irstd.registry.tracker import RunTracker, TrialTracker
 from irstd.training import loop
 from irstd.workspace import SETTINGS, Workspace
 from tests.unit.servers import TrackingServer
@@ -86,6 +86,21 @@ def test_reports_arrive_once_with_their_time(workspace):
         assert logged(workspace, tracker.run_id) == expected(1, 2, 3, 4)
         assert [step for step, _, _ in logged(workspace, tracker.run_id, "best_val_iou")] == [40]
         assert tracking.client(workspace).get_run(tracker.run_id).info.status == "FINISHED"
+
+
+def test_a_trial_is_a_child_of_its_sweep(workspace):
+    parent = tracking.start(workspace, "sweep", {"irstd.kind": "tune"}, {})
+    tracker = pickle.loads(pickle.dumps(TrialTracker(workspace, "trial", {"irstd.kind": "trial"}, {"a": 1}, parent)))
+    # A worker of a trial's own Ray Train run has another copy.
+    worker = pickle.loads(pickle.dumps(tracker.begin()))
+    worker(report(1), None)
+    worker.close()
+    tracker.begin()(report(2), None)
+    tracker.end("out of memory")
+    (run,) = tracking.client(workspace).search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent}'")
+    assert logged(workspace, run.info.run_id) == expected(1, 2) and run.data.params == {"a": "1"}
+    assert run.info.status == "FAILED" and run.data.tags["irstd.error"] == "out of memory"
+    assert not any(name.startswith("system/") for name in run.data.metrics)
 
 
 def test_what_an_interrupted_start_left_out_is_added(workspace):
@@ -189,12 +204,12 @@ def test_a_trained_run_is_logged_when_mlflow_is_back(workspace, sample_shards, m
             job.config, sample_shards, lambda _, kept: shutil.copytree(kept, folder / "checkpoint", dirs_exist_ok=True)
         )
 
-    monkeypatch.setattr(train, "train", trained)
+    monkeypatch.setattr(on_cluster, "train", trained)
     with pytest.raises(
         WorkError, match="does not answer .*; when it does, the same command logs and registers the run"
     ):
         train.execute(at(workspace, "http://127.0.0.1:9"), job)
-    monkeypatch.delattr(train, "train")
+    monkeypatch.delattr(on_cluster, "train")
     record = train.execute(workspace, job)
     assert "trained before; what its log lacks is added" in capsys.readouterr().out
     state = json.loads((folder / "checkpoint" / "state.json").read_text())
