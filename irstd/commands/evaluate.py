@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from irstd import config as configuration
-from irstd.commands import baselines, expectations, threshold
+from irstd.commands import baselines, threshold
 from irstd.commands.baselines import Anew
 from irstd.commands.frames import frames_of, ignored, mask_of, truth
 from irstd.commands.show import boxes_scored, number, result, say, scored, table
@@ -16,6 +16,7 @@ from irstd.data.manifest import Manifest, read_all
 from irstd.errors import InputError
 from irstd.files import canonical_json, sha256_text, write_json
 from irstd.inference.package import Package
+from irstd.training import expectations
 from irstd.workspace import Workspace
 
 if TYPE_CHECKING:

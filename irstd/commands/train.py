@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from irstd import config as configuration
-from irstd.commands import expectations, going_on, on_cluster, run_log
+from irstd.commands import going_on, on_cluster, run_log
 from irstd.commands.show import result, say
 from irstd.errors import InputError
 from irstd.files import read_json, sha256_file, staged_folder, write_json
+from irstd.training import expectations
 from irstd.training.preparation import Job, prepare
 from irstd.training.record import finished
 from irstd.workspace import Workspace
@@ -54,7 +55,7 @@ def run(
     kept = None if recipe is None else expectations.of(recipe, changed, quick)
     package = write_package(workspace, job, record, kept)
     if kept is not None:
-        for line in against(job, record["metrics"], kept):
+        for line in expectations.of_val(job.config.evaluate, record["metrics"], kept):
             say(line)
     run_log.pictures(workspace, job, record, package)
     if out is not None:
@@ -167,16 +168,6 @@ def about(job: Job) -> str:
     measured = job.config.evaluate
     digests = {m.set: m.digest for m in job.manifests}
     return measured_as(measured.protocol, measured.grid, measured.threshold, "val", digests)
-
-
-def against(job: Job, best: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
-    """The validation numbers beside those that the recipe leads one to expect, see `expectations.of`."""
-    measured = job.config.evaluate
-    values = {k.removeprefix("val_"): v for k, v in best.items() if k.startswith("val_")}
-    row = {"protocol": measured.protocol, "grid": measured.grid, **values}
-    lines = expectations.compared(recipe, "val", [row], best["chosen"])
-    left = expectations.elsewhere(recipe, "val")
-    return [*lines, left] if left else lines
 
 
 def write_package(workspace: Workspace, job: Job, record: dict[str, Any], recipe: dict[str, Any] | None = None) -> Path:

@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shards", default="shards", metavar="DIR", help="folder of shards, or its URL")
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie")
     parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda where there is one")
+    parser.add_argument("--quick", action="store_true", help="the recipe's quick test: the same work on the sample")
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
     given = parser.parse_intermixed_args(arguments)
     # Spinning threads of several processes would take each other's cores.
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from irstd.training import bare
 
-        bare.run(given.recipe, given.overrides, given.shards, given.out, given.device)
+        bare.run(given.recipe, given.overrides, given.shards, given.out, given.device, quick=given.quick)
     except IrstdError as error:
         if given.debug:
             raise

@@ -27,6 +27,7 @@ from irstd.errors import InputError
 from irstd.files import read_json, sha256_file, staged_folder, write_json
 from irstd.foreign import Source
 from irstd.inference import package
+from irstd.training import expectations
 from irstd.training.loop import Run
 from irstd.training.preparation import Job, check_batch, prepare
 from irstd.training.progress import describe
@@ -44,11 +45,14 @@ def run(
     out: Path,
     device: str | None = None,
     say: Callable[[str], None] | None = None,
+    quick: bool = False,
 ) -> Path:
     """Train, go on, or take the finished run; its folder. `params.yaml` of the working directory counts as in a workspace."""
     say = say or _say
     sys.path.append(str(Path.cwd()))  # where a network of one's own may lie
-    config = configuration.load(Path.cwd(), recipe, configuration.parse_overrides(overrides))
+    changed = configuration.parse_overrides(overrides)
+    config = configuration.load(Path.cwd(), recipe, changed, quick=quick)
+    followed = None if recipe is None else expectations.of(recipe, changed, quick)
     with _group(device) as (rank, world, place):
         if rank:
             say = _silent
@@ -64,8 +68,10 @@ def run(
             else:
                 say(describe(job.config, job.shards))
                 _train(job, folder, place, rank, say)
+                if rank == 0:
+                    _package(job, folder, followed)
             if rank == 0:
-                _show(job, folder, say)
+                _show(job, folder, followed, say)
     return folder
 
 
@@ -80,7 +86,6 @@ def _train(job: Job, folder: Path, place: torch.device, rank: int, say: Callable
     if rank == 0:
         last = store.finish()
         write_json(folder / "run.json", _record(job, last))
-        _package(job, folder)
 
 
 def _record(job: Job, last: Path) -> dict[str, Any]:
@@ -105,7 +110,7 @@ def _record(job: Job, last: Path) -> dict[str, Any]:
     return values | {"mlflow_run": None, "lineage": chain, "finished": True}
 
 
-def _package(job: Job, folder: Path) -> None:
+def _package(job: Job, folder: Path, recipe: dict[str, Any] | None) -> None:
     record = read_json(folder / "run.json")
     best = folder / "checkpoint" / "best.safetensors"
     measured = job.config.evaluate
@@ -120,15 +125,17 @@ def _package(job: Job, folder: Path) -> None:
     }
     lineage = record["lineage"] | {"mlflow_run": None, "weights_sha256": sha256_file(best)}
     source = Source.of(job.config.model.network)
+    if recipe is not None:
+        lineage["recipe"] = recipe
     if source.files:
         lineage["network_sha256"] = source.hash
     with staged_folder(folder / "package") as staged:
         package.write(staged, best, job.config, job.manifests, lineage, metrics, source if source.files else None)
 
 
-def _show(job: Job, folder: Path, say: Callable[[str], None]) -> None:
+def _show(job: Job, folder: Path, recipe: dict[str, Any] | None, say: Callable[[str], None]) -> None:
     if not (folder / "package" / "package.json").is_file():  # killed between the two
-        _package(job, folder)
+        _package(job, folder, recipe)
     best = read_json(folder / "run.json")["metrics"]
     values = ", ".join(f"{k} {v:.4g}" for k, v in best.items() if k.startswith("val_") and isinstance(v, float))
     say(f"done: {best['chosen']} checkpoint of epoch {best['epoch']} (step {best['step']}){values and ', ' + values}")
@@ -136,6 +143,8 @@ def _show(job: Job, folder: Path, say: Callable[[str], None]) -> None:
         say(
             "the threshold for a wanted rate of false alarms is chosen by irstd train alone; the package has evaluate.threshold"
         )
+    for line in () if recipe is None else expectations.of_val(job.config.evaluate, best, recipe):
+        say(line)
     say(f"package: {folder / 'package'}")
 
 

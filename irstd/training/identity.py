@@ -47,6 +47,7 @@ SHOWS = (
     "metrics/resampling.py",
     "training/__main__.py",
     "training/bare.py",
+    "training/expectations.py",
     "training/kept.py",
     "training/memory.py",
     "training/pace.py",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
 from irstd import config as configuration
-from irstd.commands import evaluate, expectations, train
+from irstd.commands import evaluate
 from irstd.data.manifest import read_all
 from irstd.files import read_json, write_json
+from irstd.training import expectations
 from irstd.workspace import Workspace
 from tests.unit.test_shards_elsewhere import packaged
 
@@ -36,9 +36,9 @@ def recipe(tmp_path):
 
 
 def test_a_training_ends_with_its_numbers_beside_those_of_the_recipe(recipe):
-    job = SimpleNamespace(config=configuration.load(recipe=recipe))
+    measured = configuration.load(recipe=recipe).evaluate
     best = {"val_iou": 0.55, "val_pd": 0.7, "chosen": "val-best"}
-    lines = train.against(job, best, expectations.of(recipe, [], quick=False))
+    lines = expectations.of_val(measured, best, expectations.of(recipe, [], quick=False))
     assert len(lines) == 3
     assert (
         lines[0]
@@ -46,15 +46,18 @@ def test_a_training_ends_with_its_numbers_beside_those_of_the_recipe(recipe):
     )
     assert lines[1].endswith("found 0.7 (val-best): 0.1 outside, below")
     assert lines[2] == "mine.yaml expects on test: iou 0.4; irstd evaluate holds them against what it finds"
-    changed = train.against(
-        job, best, expectations.of(recipe, ["train.lr", "train.seed", "registry.name"], quick=False)
+    changed = expectations.of_val(
+        measured, best, expectations.of(recipe, ["train.lr", "train.seed", "registry.name"], quick=False)
     )
     assert "the run changed train.lr of mine.yaml, whose numbers these are" in changed
 
 
 def test_a_quick_test_is_held_against_nothing(recipe):
-    job = SimpleNamespace(config=configuration.load(recipe=recipe, quick=True))
-    assert train.against(job, {"val_iou": 0.55, "chosen": "val-best"}, expectations.of(recipe, [], quick=True)) == []
+    measured = configuration.load(recipe=recipe, quick=True).evaluate
+    assert (
+        expectations.of_val(measured, {"val_iou": 0.55, "chosen": "val-best"}, expectations.of(recipe, [], quick=True))
+        == []
+    )
 
 
 def test_an_evaluation_says_what_the_recipe_expects_on_its_split(recipe, tmp_path, sample_shards, capsys):

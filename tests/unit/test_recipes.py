@@ -191,3 +191,18 @@ def test_the_quick_test_of_every_recipe_runs_and_learns_numbers(path, sample_sha
     assert len(losses) == 2 and all(map(math.isfinite, losses))
     assert losses[1] < losses[0] * 1.1, losses
     assert (keeper.folder / "epoch-2" / "best.safetensors").is_file()
+
+
+def test_the_bare_launcher_runs_a_quick_test(sample_shards, tmp_path, monkeypatch, capsys):
+    from irstd.inference.package import Package
+    from irstd.training.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    path = ROOT / "recipes" / "demo.yaml"
+    given = [str(path), "--shards", str(sample_shards), "--out", "runs", "--device", "cpu", "--quick", "train.epochs=1"]
+    assert main(given) == 0
+    said = capsys.readouterr().out
+    (folder,) = (each for each in (tmp_path / "runs").iterdir() if each.is_dir())
+    assert folder.name.startswith("quick-ggl-net-") and "QUICK TEST" in said and "expects" not in said
+    kept = Package.read(folder / "package").content["lineage"]["recipe"]
+    assert kept["file"] == "demo.yaml" and kept["expected"] == []

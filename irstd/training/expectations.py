@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from irstd.config import Expected, Recipe
+from irstd.config import EvaluateConfig, Expected, Recipe
 from irstd.files import sha256_file
 
 ASIDE = ("registry.name", "train.init", "train.seed")
@@ -41,3 +41,11 @@ def elsewhere(recipe: Mapping[str, Any], split: str) -> str | None:
     numbers = ", ".join(f"{entry.metric} {entry.value:.4g}" for entry in left)
     splits = " and ".join(dict.fromkeys(entry.split for entry in left))
     return f"{recipe['file']} expects on {splits}: {numbers}; irstd evaluate holds them against what it finds"
+
+
+def of_val(measured: EvaluateConfig, best: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
+    """Lines at the end of a training: val's numbers of the checkpoint that was kept, and what is expected on other splits."""
+    values = {name.removeprefix("val_"): value for name, value in best.items() if name.startswith("val_")}
+    row = {"protocol": measured.protocol, "grid": measured.grid, **values}
+    left = elsewhere(recipe, "val")
+    return [*compared(recipe, "val", [row], best["chosen"]), *([left] if left else [])]
