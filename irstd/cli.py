@@ -421,7 +421,7 @@ def bench_train(
     shards: Shards = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 10.0,
 ) -> None:
-    """The share of a training step that waits for data: GGL-Net, narrow and whole, and BP-FPN."""
+    """The share of a training step that waits for data, of both networks, and of the steps that checkpoints take."""
     _call("bench", "train", shards=shards, seconds=seconds)
 
 

@@ -43,11 +43,17 @@ def shard(workspace: Workspace, seconds: float, **sizes: Any) -> None:
 
 
 def train(workspace: Workspace, shards: str | None, seconds: float, **sizes: Any) -> None:
-    """The share of a training step that waits for data. `sizes`: see `irstd.bench.train.measure`."""
+    """The share of a training step that waits for data, and of the steps that checkpoints take.
+
+    `sizes`: see `irstd.bench.train.measure`.
+    """
+    from irstd.bench import checkpoint
     from irstd.bench import train as bench
 
     with _scratch(workspace) as folder:
         _show("train", bench.measure(folder, seconds, shards and workspace.shards_in(shards), **sizes))
+    with _scratch(workspace) as folder:
+        _show("train", checkpoint.measure(folder, seconds))
 
 
 def cluster(workspace: Workspace, first: bool = True, **sizes: Any) -> None:
