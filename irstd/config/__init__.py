@@ -19,6 +19,7 @@ from irstd.config.networks import (
 from irstd.config.paths import check_path, flatten, is_path, nest, paths, read_yaml
 from irstd.config.recipes import METRICS, Expected, Recipe
 from irstd.config.sources import load, parse_overrides
+from irstd.config.training import LossConfig, TrainConfig
 from irstd.config.tree import (
     MEASURES,
     Config,
@@ -27,11 +28,9 @@ from irstd.config.tree import (
     EvaluateConfig,
     GradientConfig,
     Interpolation,
-    LossConfig,
     RegistryConfig,
     ShardConfig,
     SplitConfig,
-    TrainConfig,
 )
 from irstd.config.waivers import WAIVABLE, Waiver
 
