@@ -10,6 +10,7 @@ from irstd.data.manifest import read_all
 from irstd.errors import InputError
 from irstd.files import write_json
 from irstd.inference.package import Package
+from irstd.training import expectations
 from irstd.workspace import Workspace
 
 
@@ -59,6 +60,10 @@ def run(
         f"grid {measured.grid or 'native'}, threshold {measured.threshold:g}), as most published tables are; it says what the "
         "best epoch happened to reach, not what a chosen model will, and is never registered"
     )
+    row = {"protocol": measured.protocol, "grid": measured.grid} | best
+    if "recipe" in lineage and found["digests"] == lineage["sets"]:
+        for line in expectations.compared(lineage["recipe"], split, [row], "field-best"):
+            say(line)
     target = out or workspace.home / "evaluations" / f"{lineage['run']}-{split}" / "field-best.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     write_json(target, found)
