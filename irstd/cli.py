@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from irstd.errors import IrstdError
+from irstd.errors import InputError, IrstdError
 
 app = typer.Typer(
     name="irstd",
@@ -279,6 +279,7 @@ def evaluate(
     images: Annotated[
         Path | None, typer.Option("--images", help="the COCO file whose images the results' ids mean")
     ] = None,
+    seeds: Annotated[bool, typer.Option("--seeds", help="of a model of several seeds: measure all of them")] = False,
 ) -> None:
     """Score a model, or predictions made anywhere, on a split; classical baselines at the same rate beside it."""
     beside = None if baselines is None else [b for b in baselines.split(",") if b != "none"]
@@ -286,8 +287,12 @@ def evaluate(
     if predictions is None:
         alone = {"--name": name, "--threshold": threshold, "--images": images}
         stray = [option for option, value in alone.items() if value is not None]
-        _call("evaluate", uri=model, overrides=overrides or [], stray=stray, field_best=field_best, **shared)
+        _call(
+            "evaluate", uri=model, overrides=overrides or [], stray=stray, field_best=field_best, seeds=seeds, **shared
+        )
         return
+    if seeds:
+        raise InputError("--seeds: is of a model; predictions have none")
     if field_best:
         raise typer.BadParameter("is of a model whose epochs were kept (train.keep_every), not of --predictions")
     if model is not None and "=" in model:  # an override, since there is no model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ def train_flow(
     workers: int | str | None = None,
     register_model: bool = True,
     shards: str | None = None,
+    seeds: int | list[int] | None = None,
 ) -> dict[str, Any] | None:
     """Shard what has changed, then train `model` (by default the recipe's) and register the best checkpoint.
 
     `shards` names a folder of shards elsewhere: these are taken as they are, and nothing is built.
+
+    `seeds`: how many seeds to train, or which; the median on val is registered, with the numbers of all.
 
     Values: defaults < params.yaml < `recipe` < those given in `config`. `workers` says where it runs, not what; "1-4" is as many
     as find room.
@@ -41,7 +45,8 @@ def train_flow(
         drive.with_options(name="shard")(["shard"])
     else:
         arguments += ["--shards", shards]
-    result = drive.with_options(name="train")([*arguments, *overrides(config)])
+    several = [] if seeds is None else [f"seeds={json.dumps(seeds)}"]
+    result = drive.with_options(name="train")([*arguments, *several, *overrides(config)])
     publish("train-flow", result)
     return result
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from irstd import config as configuration
 from irstd import versioning
-from irstd.commands import evaluate, run_log, shard, train, tune
+from irstd.commands import evaluate, run_log, scores, shard, train, tune
 from irstd.commands.show import say, table
 from irstd.data import sequence, splits
 from irstd.errors import InputError, WorkError
@@ -79,7 +79,7 @@ def run(workspace: Workspace) -> None:
 
     _title("7  numbers", "the held-out test recordings, beside classical baselines at the same false-alarm rate")
     measured = evaluate.score(models.package(workspace, uri), workspace.shards, "test", [SET])
-    evaluate.show(measured)
+    scores.show(measured)
     _compare(measured)
 
     say("")

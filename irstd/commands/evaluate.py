@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from irstd import config as configuration
-from irstd.commands import baselines, threshold
+from irstd.commands import baselines, siblings, threshold
 from irstd.commands.baselines import Anew
 from irstd.commands.frames import frames_of, ignored, mask_of, truth
-from irstd.commands.show import boxes_scored, number, result, say, scored, table
+from irstd.commands.scores import comparable, show
+from irstd.commands.show import result, say
 from irstd.data.loader import ClipLoader
 from irstd.data.manifest import Manifest, read_all
-from irstd.errors import InputError
+from irstd.errors import InputError, WorkError
 from irstd.files import canonical_json, sha256_text, write_json
 from irstd.inference.package import Package
 from irstd.training import expectations
@@ -25,10 +27,6 @@ if TYPE_CHECKING:
     from irstd.metrics import Report
     from irstd.metrics.mistakes import Mistakes
     from irstd.models.contract import Detections, Model
-
-# Pixels of false alarms up to which the baselines are put beside the model: 1 in 3000 of ten thousand 512 x 640 frames. To
-# be compared, they need about as many pixels in memory.
-COMPARABLE = 2**20
 
 
 def run(
@@ -43,10 +41,12 @@ def run(
     beside: list[str] | None = None,
     stray: Sequence[str] = (),
     field_best: bool = False,
+    seeds: bool = False,
 ) -> None:
     """`beside`: names of the classical baselines; None: the quick ones. `stray`: options that are of predictions alone.
 
-    `field_best`: measure the kept epochs instead, see `irstd.commands.field_best`.
+    `field_best`: measure the kept epochs instead, see `irstd.commands.field_best`. `seeds`: measure the other seeds of the
+    training too.
     """
     from irstd.metrics.mistakes import Mistakes
     from irstd.registry import models, tracking
@@ -60,6 +60,10 @@ def run(
     sets = checked_options("a model is measured", overrides, split, out, report, fa, beside)
     with tracking.answering(workspace):
         package = models.package(workspace, uri)
+    if seeds and field_best:
+        raise InputError("--seeds and --field-best: the best epoch on test is of one run; give one of them")
+    if seeds:
+        siblings.packages(workspace, package)  # refused before anything is measured
     if split in package.config.data.train_on.split("+"):
         say(f"the model was trained on {split}: its numbers there are of no use for a comparison")
     place = workspace.shards_at(shards)
@@ -70,17 +74,60 @@ def run(
         from irstd.commands import field_best as epochs
 
         epochs.run(workspace, package, place, split, sets, out)
+        use(workspace, package, {"split": split, "digests": {m.set: m.digest for m in read_all(place, sets)}})
         return
     worst = Mistakes(package.content["threshold"])
     gathered, found = measured(package, place, split, sets, fa, beside, worst)
+    label = label_of(package.content["lineage"], found)
+    if seeds:
+        found["seeds"] = siblings.measure(
+            workspace,
+            package,
+            lambda other: measured(other, place, split, sets, beside=[]),
+            lambda *what: keep(workspace, *what),
+            (gathered, found),
+        )
+    elif several := package.content["metrics"].get("seeds"):
+        rows = siblings.known(workspace, package, found, label)
+        found["seeds"] = siblings.together(rows, several["seeds"])
+    folder = keep(workspace, package, gathered, found, report, out, worst, uri)
+    tell(found, folder, model=uri)
+
+
+def use(workspace: Workspace, package: Package, found: dict[str, Any]) -> None:
+    """Count a measurement on test, where the model's run is in MLflow: {"test_uses"}."""
+    from irstd.registry import tracking, uses
+
+    if found["split"] != "test":
+        return
     lineage = package.content["lineage"]
+    with suppress(WorkError), tracking.answering(workspace):  # what logs the numbers says so where it does not answer
+        found["test_uses"] = uses.counted(workspace, lineage.get("mlflow_run"), label_of(lineage, found))
+
+
+def keep(
+    workspace: Workspace,
+    package: Package,
+    gathered: Report,
+    found: dict[str, Any],
+    report: Path | None = None,
+    out: Path | None = None,
+    worst: Mistakes | None = None,
+    uri: str = "",
+) -> Path:
+    """Show the numbers, write and log them with all that the report holds; the folder. `worst`: of the model `uri`."""
+    lineage = package.content["lineage"]
+    use(workspace, package, found)
     if "recipe" in lineage and found["digests"] == lineage["sets"]:
-        found["expected"] = expectations.compared(lineage["recipe"], split, found["protocols"], found["chosen"])
+        found["expected"] = expectations.compared(
+            lineage["recipe"], found["split"], found["protocols"], found["chosen"]
+        )
     folder = report or workspace.home / "evaluations" / f"{lineage['run']}-{label_of(lineage, found)}"
     files = written(workspace, gathered, found, out, folder)
-    files += gallery(workspace, worst, uri, found, folder)
+    if worst is not None:
+        files += gallery(workspace, worst, uri, found, folder)
     log(workspace, lineage, found, files)
-    tell(found, folder, model=uri)
+    return folder
 
 
 def checked_options(
@@ -320,72 +367,3 @@ def compared(
     if boxes:
         return baselines.beside_boxes(frames, rows, beside)
     return baselines.beside_masks(frames, rows[0]["fa"], beside, loader.pseudo_masks)
-
-
-def comparable(row: dict[str, Any]) -> bool:
-    """Whether so few pixels are marked falsely that a baseline at that rate says anything."""
-    return row["fa"] is not None and row["fa"] * row["pixels"] <= COMPARABLE
-
-
-def show(found: dict[str, Any]) -> None:
-    """Print a report's numbers, with all that a number needs to be compared."""
-    digests = ", ".join(f"{name} {digest[:12]}" for name, digest in found["digests"].items())
-    first = found["protocols"][0]
-    say(
-        f"split {found['split']} of {digests}: {found['frames']} frames, {first['targets']} targets, "
-        f"{found['groups']} groups; checkpoint {found['chosen']}, threshold {found['threshold']:g}"
-    )
-    for row in found["protocols"]:
-        numbers = boxes_scored(row) if found["task"] == "detection" else scored(row)
-        say(f"  {row['protocol']:<10} grid {row['grid'] or 'native':<6}  {numbers}")
-    if why := first.get("withheld"):
-        say(f"  {why}")
-    say(
-        f"  intervals insufficient: {why}"
-        if (why := first.get("insufficient"))
-        else "  in brackets: 95 % over resampled groups"
-    )
-    for name, title in (("scr", "SCR"), ("size", "size")):
-        columns = ("bin", "targets", "hits", "pd", "recall", "ap50")
-        grid = found["bins"].get("grid") or "native"
-        say(f"by {title} ({found['bins']['protocol']}, grid {grid}, threshold {found['threshold']:g}):")
-        say(table([{k: row[k] for k in columns if k in row} for row in found["bins"][name]]))
-    for line in found.get("expected", ()):
-        say(line)
-    if point := found.get("wanted_fa"):
-        say(
-            f"threshold {point['threshold']:.6g} is the lowest above which Fa never exceeds {point['wanted']:g} on "
-            f"{found['split']} (strict, grid native): Fa {number(point['fa'], None, 1e6, 2)}e-6, Pd {number(point['pd'])}"
-        )
-    if found["task"] == "segmentation" and not comparable(first):
-        say(f"no classical baselines beside it: the model marks more than {COMPARABLE} pixels falsely")
-    elif not found["baselines"]:
-        return
-    elif found["task"] == "detection":
-        say("beside classical baselines, each at the model's false alarms a frame or below:")
-        say(
-            table(
-                [
-                    row
-                    for place, each in enumerate(found["protocols"])
-                    for row in _beside(found, place, each["protocol"])
-                ]
-            )
-        )
-    else:
-        rows = [{"method": "model", "Pd": first["pd"], "Fa e-6": first["fa"] * 1e6}]
-        rows += [{"method": b["method"], "Pd": b["pd"], "Fa e-6": b["fa"] * 1e6} for b in found["baselines"]]
-        say("beside classical baselines, each at the model's Fa or below (strict, native grid):")
-        say(table(rows))
-
-
-def _beside(found: dict[str, Any], place: int, protocol: str) -> list[dict[str, Any]]:
-    """The rows of the model and of each baseline under one protocol of boxes."""
-    methods = [("model", found["protocols"]), *((b["method"], b["protocols"]) for b in found["baselines"])]
-    names = {"ap50": "AP", "ap": "AP", "precision": "P", "recall": "R", "f1": "F1"}
-    rows = []
-    for method, numbers in methods:
-        row = {label: numbers[place][name] for name, label in names.items() if name in numbers[place]}
-        alarms = {"false alarms a frame": numbers[place].get("false_alarms_per_frame")}
-        rows.append({"protocol": protocol, "method": method} | row | alarms)
-    return rows

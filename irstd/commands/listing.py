@@ -105,7 +105,7 @@ def _val(metrics: dict[str, float], measured: list[str]) -> str | None:
 
 
 def _models(workspace: Workspace) -> None:
-    from irstd.registry import tracking
+    from irstd.registry import tracking, uses
 
     rows = []
     with tracking.answering(workspace):
@@ -122,6 +122,7 @@ def _models(workspace: Workspace) -> None:
                         "run": version.tags.get("irstd.run"),
                         "chosen": version.tags.get("irstd.chosen"),
                         "threshold": version.tags.get("irstd.threshold"),
+                        "on test": version.tags.get(f"{uses.PREFIX}test"),
                         "promotion": version.tags.get("irstd.promotion"),
                     }
                 )

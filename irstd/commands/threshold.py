@@ -72,6 +72,8 @@ def choose(
         say(f"threshold: {choice.phrase(known)}")
         return known
     try:
+        if SPLIT in config.data.train_on.split("+"):
+            raise InputError(f"the model was trained on {SPLIT}")
         if not sum(m.count(SPLIT, "labelled") for m in manifests):
             raise InputError(f"the chosen sets have no labelled key frame in the split {SPLIT!r}")
         found = _chosen(package, config, rate, shards, manifests)
@@ -110,9 +112,3 @@ def _chosen(
         say(f"evaluate: the threshold for {rate:g} false alarms a frame")
         return of_boxes(model, fresh(), rate, config.evaluate.protocol)
     return of_maps(Anew(lambda: (model.predict(batch)[0].probability_HW for batch in fresh())), fresh, rate)
-
-
-def tags(package: Package) -> dict[str, str]:
-    """What tells versions of the same weights apart: {} where the threshold is the configuration's."""
-    chosen = package.content.get("threshold_chosen")
-    return {"irstd.threshold_chosen": choice.phrase(chosen)} if chosen and "kept" not in chosen else {}

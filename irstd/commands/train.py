@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from irstd import config as configuration
-from irstd.commands import going_on, on_cluster, run_log
+from irstd.commands import going_on, on_cluster, run_log, seeds
 from irstd.commands.show import result, say
 from irstd.errors import InputError
 from irstd.files import read_json, sha256_file, staged_folder, write_json
@@ -40,6 +40,7 @@ def run(
     from irstd.cluster.plan import asked
 
     wanted, drills = asked(workers), Drill.parse(chaos)
+    several, overrides = seeds.taken(overrides)
     changed = configuration.parse_overrides(overrides)
     for key in changed:
         if key.startswith("shard."):
@@ -47,13 +48,17 @@ def run(
     if out is not None:
         check_package_folder(out)
     config = configuration.load(workspace.root, recipe, changed, model, quick)
+    drawn = None if several is None else seeds.drawn(several, config.train.seed, changed, resume)
     config, origin = going_on.start(workspace, config, init)
     job = replace(prepare(config, workspace.shards_at(shards)), origin=origin)
     if resume is not None:
         job = going_on.across_code(workspace, job, resume)
-    record = execute(workspace, job, wanted, drills)
     kept = None if recipe is None else expectations.of(recipe, changed, quick)
-    package = write_package(workspace, job, record, kept)
+    if drawn is not None:
+        job, record, package = seeds.train(workspace, seeds.jobs_of(job, drawn), wanted, drills, kept)
+    else:
+        record = execute(workspace, job, wanted, drills)
+        package = write_package(workspace, job, record, kept)
     if kept is not None:
         for line in expectations.of_val(job.config.evaluate, record["metrics"], kept):
             say(line)
@@ -170,8 +175,17 @@ def about(job: Job) -> str:
     return measured_as(measured.protocol, measured.grid, measured.threshold, "val", digests)
 
 
-def write_package(workspace: Workspace, job: Job, record: dict[str, Any], recipe: dict[str, Any] | None = None) -> Path:
-    """The model package of a finished run, in its run folder. `recipe`: see `expectations.of`."""
+def write_package(
+    workspace: Workspace,
+    job: Job,
+    record: dict[str, Any],
+    recipe: dict[str, Any] | None = None,
+    several: dict[str, Any] | None = None,
+) -> Path:
+    """The model package of a finished run, in its run folder.
+
+    `recipe`: see `expectations.of`. `several`: what the seeds have in common of which it is one, see `irstd.commands.seeds`.
+    """
     from irstd.commands import threshold
     from irstd.foreign import Source
     from irstd.inference import package
@@ -191,6 +205,8 @@ def write_package(workspace: Workspace, job: Job, record: dict[str, Any], recipe
         # Of the winner of a search: what fresh seeds said of it.
         **({"sweep": record["sweep"]} if "sweep" in record else {}),
     }
+    if several is not None:
+        metrics["seeds"] = several
     source = Source.read(folder / package.CODE)
     with staged_folder(target) as staged:
         lineage = record["lineage"] | {"mlflow_run": record["mlflow_run"], "weights_sha256": weights_sha256}
@@ -210,14 +226,12 @@ def write_package(workspace: Workspace, job: Job, record: dict[str, Any], recipe
 
 def publish(workspace: Workspace, job: Job, record: dict[str, Any], folder: Path) -> str:
     """Register the run's package once; it becomes challenger, and champion where there is none. The version's number."""
-    from irstd.commands import threshold
     from irstd.inference.package import Package
     from irstd.registry import lineage, models, tracking
 
     name = job.config.registered_name
     package = Package.read(folder)
-    # Another threshold for the same weights is another version.
-    own = threshold.tags(package)
+    own = models.apart(package)
     with tracking.answering(workspace, "registers the run"):
         version = models.version_of(workspace, name, job.name, own)
         if version is not None:

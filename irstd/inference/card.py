@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from irstd.inference import choice
+from irstd.inference import choice, seeds
 
 FILE = "MODEL_CARD.md"
 RULES = {
@@ -82,8 +82,8 @@ def _numbers(content: Mapping[str, Any], evaluations: list[Mapping[str, Any]]) -
     if content.get("threshold_chosen"):
         out[0] += f" How it was chosen: {choice.phrase(content['threshold_chosen'])}."
     out += ["", *rows] if len(rows) > 2 else ["", "No numbers were measured."]
-    if seeds := metrics.get("seeds"):
-        out += ["", f"Seeds: {_seeds(seeds)}"]
+    if several := metrics.get("seeds"):
+        out += ["", f"Seeds: {_seeds(several)}"]
     elif "seed" in content["lineage"]:
         out += ["", f"One seed ({content['lineage']['seed']}): how much seeds differ was not measured."]
     if not any(found.get("split") == "test" for found in evaluations):
@@ -107,10 +107,11 @@ def _row(about: Mapping[str, Any], values: Mapping[str, Any], intervals: Mapping
     )
 
 
-def _seeds(seeds: Any) -> str:
-    if not isinstance(seeds, Mapping):
-        return ", ".join(map(str, seeds)) if isinstance(seeds, list | tuple) else str(seeds)
-    return "; ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in seeds.items())
+def _seeds(about: Mapping[str, Any]) -> str:
+    return (
+        f"{about['n']} ({', '.join(map(str, about['seeds']))}); registered is {about['registered']}. Mean and deviation (n - 1) "
+        f"on val: best checkpoint {seeds.phrase(about)}; last epoch {seeds.phrase(about['last'])}."
+    )
 
 
 def _processing(content: Mapping[str, Any]) -> list[str]:

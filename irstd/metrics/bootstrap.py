@@ -49,15 +49,31 @@ def ratios(
     numbers: Mapping[str, tuple[str, str]],
     weights_RG: np.ndarray,
     group_N: np.ndarray,
-) -> dict[str, list[float] | None]:
-    """The interval of each number that is a sum of one count over a sum of another.
+) -> dict[str, np.ndarray]:
+    """In each resample [R] the value of each number that is a sum of one count over a sum of another; nan where it is none.
 
     counts: [N] or [N, ...] by name, one row a sequence. numbers: name -> (numerator, denominator).
     """
     totals = {name: weighted(values, weights_RG, group_N) for name, values in counts.items()}
+    return {name: quotient(totals[top], totals[bottom]) for name, (top, bottom) in numbers.items()}
+
+
+def intervals(samples: Mapping[str, np.ndarray]) -> dict[str, list[float] | None]:
+    """The interval of each number."""
+    return {name: interval(values_R) for name, values_R in samples.items()}
+
+
+def over_seeds(seeds: Sequence[Mapping[str, np.ndarray]]) -> dict[str, list[float] | None]:
+    """The interval of each number's mean over seeds: seeds and groups are drawn both.
+
+    seeds: of each training the values [R] by number, of the same groups in the same draws (`draws` gives them for all). Each
+    resample draws as many trainings as there are, with replacement, beside its groups.
+    """
+    drawn_RS = draws(len(seeds), seed=SEED + 1)
     found = {}
-    for name, (numerator, denominator) in numbers.items():
-        found[name] = interval(quotient(totals[numerator], totals[denominator]))
+    for name in seeds[0]:
+        values_RS = np.stack([values[name] for values in seeds], axis=1)
+        found[name] = interval(np.where(drawn_RS, values_RS * drawn_RS, 0).sum(axis=1) / len(seeds))
     return found
 
 

@@ -114,6 +114,12 @@ class Resampled:
         found["recall_at"] = [self._recall_at(rate) | {"interval": intervals.get(("rate", rate))} for rate in RATES]
         return found
 
+    def samples(self) -> dict[str, np.ndarray]:
+        """Each number in each resample of groups, [R]: what intervals are made of."""
+        weights_RG = bootstrap.draws(self.groups)
+        values = self._samples(weights_RG, details=False)
+        return self._ratio_samples(weights_RG) | {name: np.array(found) for name, found in values.items()}
+
     def curve(self) -> dict[str, list[float]]:
         """Columns threshold, recall, precision, false_alarms_per_frame over falling thresholds: detections that score at
         least the threshold count. At most 1000 rows, spread evenly over what is found and what is falsely found."""

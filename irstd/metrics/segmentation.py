@@ -213,14 +213,18 @@ class SegmentationMetrics:
         cluster: the group of each name that frames were added under; by default each is one. Under 10 groups "intervals"
         is None, and "insufficient" says why.
         """
-        groups, group_N = bootstrap.gather(self._groups, cluster)
+        groups, _ = bootstrap.gather(self._groups, cluster)
         if why := bootstrap.insufficient(groups):
             return {"groups": groups, "intervals": None, "insufficient": why}
+        return {"groups": groups, "intervals": bootstrap.intervals(self.samples(cluster))}
+
+    def samples(self, cluster: bootstrap.Cluster | None = None) -> dict[str, np.ndarray]:
+        """Each number in each resample of groups, [R]: what intervals are made of. cluster: as in `intervals`."""
+        groups, group_N = bootstrap.gather(self._groups, cluster)
         numbers = {name: NUMBERS[name] for name in self._numbers()}
         columns = {c: [group[c] for group in self._groups.values()] for pair in numbers.values() for c in pair}
         columns["niou_sum"] = [value / _NIOU_UNIT for value in columns["niou_sum"]]
-        found = bootstrap.ratios(columns, numbers, bootstrap.draws(groups), group_N)
-        return {"groups": groups, "intervals": found}
+        return bootstrap.ratios(columns, numbers, bootstrap.draws(groups), group_N)
 
     def bins(self, cluster: bootstrap.Cluster | None = None) -> dict[str, list[dict[str, Any]]]:
         """Pd by bin of SCR and of size: {"scr": [{"bin", "targets", "hits", "pd", "interval"}], "size": [...]}.
@@ -241,7 +245,8 @@ class SegmentationMetrics:
                 row |= {"pd": total[hits] / total[targets], "interval": None}
                 if weights_RG is not None:
                     columns = {c: [group[c] for group in self._groups.values()] for c in (targets, hits)}
-                    row["interval"] = bootstrap.ratios(columns, {"pd": (hits, targets)}, weights_RG, group_N)["pd"]
+                    found_R = bootstrap.ratios(columns, {"pd": (hits, targets)}, weights_RG, group_N)
+                    row["interval"] = bootstrap.interval(found_R["pd"])
                 rows.append(row)
         return found
 

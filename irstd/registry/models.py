@@ -12,7 +12,7 @@ import numpy as np
 
 from irstd.errors import InputError, WorkError, nearest
 from irstd.foreign import Source, carried
-from irstd.inference import card
+from irstd.inference import card, choice
 from irstd.inference.detector import Detector
 from irstd.inference.package import CODE, EXAMPLE, Package
 from irstd.registry import layers, tracking
@@ -120,6 +120,13 @@ def _ensure_name(found: Any, name: str) -> None:
 
 # Tags by which versions of one run differ.
 APART = ("irstd.threshold_chosen", "irstd.seeds")
+
+
+def apart(package: Package) -> dict[str, str]:
+    """Those of the tags `APART` that the package has: another threshold, or the seeds beside it, make another version."""
+    chosen, several = package.content.get("threshold_chosen"), package.content["metrics"].get("seeds")
+    found = {APART[0]: choice.phrase(chosen)} if chosen and "kept" not in chosen else {}
+    return found | ({APART[1]: several["group"]} if several else {})
 
 
 def version_of(workspace: Workspace, name: str, run: str, tags: dict[str, str] | None = None) -> str | None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from irstd import config as configuration
 from irstd.cluster.spaces import Objective
-from irstd.commands import evaluate, promote, train
+from irstd.commands import evaluate, promote, scores, train
 from irstd.config import Config
 from irstd.data.manifest import read_all
 from irstd.errors import InputError
@@ -217,7 +217,7 @@ def test_evaluate_scores_boxes_by_every_protocol(sample_shards, packaged):
     found = evaluate.score(packaged, sample_shards, "val", ["sample"])
     assert [row["protocol"] for row in found["protocols"]] == ["strict", "nnlab", "centroid"]
     assert found["protocols"][0]["frames"] == found["frames"] > 0
-    evaluate.show(found)
+    scores.show(found)
 
 
 def test_baselines_stand_beside_boxes(sample_shards, packaged, capsys):
@@ -233,7 +233,7 @@ def test_baselines_stand_beside_boxes(sample_shards, packaged, capsys):
     # Two bright targets on clouds: a top-hat finds some, whatever the network does.
     assert found["baselines"][0]["protocols"][2]["ap"] > 0.3
     capsys.readouterr()
-    evaluate.show(found)
+    scores.show(found)
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[:2] for line in shown if line[1:2] == ["top-hat"]] == [
         [p, "top-hat"] for p in ("strict", "nnlab", "centroid")

@@ -14,6 +14,7 @@ from irstd.data.manifest import read_all
 from irstd.errors import InputError
 from irstd.metrics import SegmentationMetrics, lowest_threshold
 from irstd.training import loop
+from irstd.training.evaluation import measure
 from irstd.workspace import Workspace
 from tests.unit.test_shards_elsewhere import packaged
 
@@ -132,5 +133,5 @@ def test_what_a_batch_says_to_ignore_is_not_scored(sample_shards, tmp_path):
         k: metrics.compute()[k] for k in ("pd", "fa", "iou", "pixels")
     }
     assert found["pixels"] < whole["pixels"] and found["false_alarms"] < whole["false_alarms"]
-    measured = loop.measure(model, Regions(), made.config.evaluate).compute()
+    measured = measure(model, Regions(), made.config.evaluate).compute()
     assert measured["pixels"] == found["pixels"] and measured["fa"] == found["fa"]

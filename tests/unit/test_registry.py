@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader:Deprecatio
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     root = tmp_path_factory.mktemp("registry")
-    (root / "package.json").write_text('{"schema": 1}')
+    (root / "package.json").write_text('{"schema": 1, "metrics": {}}')
     # Trackers write to the environment, as in a process of their own.
     before = dict(os.environ)
     os.environ.pop("IRSTD_MLFLOW_URI", None)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from irstd import cli
 from irstd import config as configuration
-from irstd.commands import evaluate, train, tune
+from irstd.commands import evaluate, scores, train, tune
 from irstd.data import shards
 from irstd.data.ingest import ingest
 from irstd.data.manifest import read_all
@@ -262,10 +262,10 @@ def test_a_long_split_is_scored_without_being_held(sample_shards, tmp_path, monk
 
 
 def test_a_model_that_marks_everything_is_not_compared(sample_shards, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(evaluate, "COMPARABLE", 10)
+    monkeypatch.setattr(scores, "COMPARABLE", 10)
     found = evaluate.score(packaged(tmp_path / "p", sample_shards, threshold=0.0), sample_shards, "test", ["sample"])
     assert found["baselines"] == [] and found["protocols"][0]["fa"] > 0.5
-    evaluate.show(found)
+    scores.show(found)
     assert "no classical baselines beside it" in capsys.readouterr().out
 
 

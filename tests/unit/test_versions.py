@@ -206,13 +206,31 @@ def test_what_is_given_against_what_was_seen(workspace, tmp_path, capsys):
     assert "still.png: 8 bits, the model saw 14: adapted by its intensity rule frame" in capsys.readouterr().out
 
 
+SEEDS = {
+    "n": 3,
+    "seeds": [0, 1, 2],
+    "runs": ["a", "b", "c"],
+    "group": "g",
+    "registered": "seed 1: the median",
+    "mean": {"iou": 0.5},
+    "deviation": {"iou": 0.1},
+    "values": {"iou": [0.4, 0.5, 0.6]},
+    "last": {"mean": {"iou": 0.4}, "deviation": {"iou": 0.2}, "values": {"iou": [0.2, 0.4, 0.6]}},
+}
+
+
 def test_seeds_and_intervals_are_on_the_card(workspace):
     content = models.package(workspace, "models:/ggl-net@champion").content
-    metrics = content["metrics"] | {"seeds": {"n": 3, "iou": 0.5}, "intervals": {"iou": [0.125, 0.5]}}
+    metrics = content["metrics"] | {"seeds": SEEDS, "intervals": {"iou": [0.125, 0.5]}}
     row = {"protocol": "strict", "grid": None, "iou": 0.75, "intervals": {"iou": [0.5, 1.0]}}
     evaluation = {"split": "test", "digests": {"sample": "d" * 64}, "threshold": 0.5, "groups": 12, "protocols": [row]}
     text = card.render(content | {"metrics": metrics}, "mine", [evaluation], ["version 2 promoted"])
-    assert "Seeds: n 3; iou 0.5" in text and "iou 0.25 [0.125, 0.5]" in text and "- version 2 promoted" in text
+    assert "Seeds: 3 (0, 1, 2); registered is seed 1: the median" in text
+    assert (
+        "best checkpoint iou 0.5 +- 0.1; last epoch iou 0.4 +- 0.2" in text
+        and "iou 0.25 [0.125, 0.5]" in text
+        and "- version 2 promoted" in text
+    )
     assert "| test | strict | native | 0.5 | iou 0.75 [0.5, 1] | 12 | sample `dddddddddddd` |" in text
     assert "Not measured on test" not in text
     short = card.shortened(text, 400)

@@ -250,9 +250,9 @@ def test_an_imported_package_gives_what_the_authors_network_gives(workspace, tmp
 
 
 def test_an_imported_package_is_scored(workspace, tmp_path, sample_shards, capsys, monkeypatch):
-    from irstd.commands import evaluate
+    from irstd.commands import evaluate, scores
 
-    monkeypatch.setattr(evaluate, "COMPARABLE", -1)  # no baselines beside it
+    monkeypatch.setattr(scores, "COMPARABLE", -1)  # no baselines beside it
     torch.save(theirs(1, 8).state_dict(), tmp_path / "w.pth")
     weights.import_(workspace, tmp_path / "w.pth", "ggl-net", tmp_path / "package", ["data.resize=stretch:32"])
     evaluate.run(workspace, str(tmp_path / "package"), [], "test", str(sample_shards), tmp_path / "numbers.json")

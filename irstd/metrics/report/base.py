@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from irstd.errors import InputError
 from irstd.files import write_atomic, write_json, writing
 from irstd.metrics import pictures
@@ -49,6 +51,10 @@ class Report(ABC):
     @abstractmethod
     def compute(self) -> dict[str, Any]:
         """The numbers, as JSON can hold them (see docs/METRICS.md)."""
+
+    @abstractmethod
+    def samples(self) -> list[dict[str, np.ndarray]]:
+        """Of each protocol the numbers in each resample of groups, [R] (see `irstd.metrics.bootstrap.over_seeds`)."""
 
     @abstractmethod
     def images(self) -> list[dict[str, Any]]:

@@ -67,6 +67,9 @@ class DetectionReport(Report):
             "recall_at": recall_at,
         }
 
+    def samples(self) -> list[dict[str, np.ndarray]]:
+        return [metrics.resampled(self.group).samples() for metrics in self._metrics]
+
     def images(self) -> list[dict[str, Any]]:
         found = []
         for sequence, frames in self._frames.items():

@@ -93,6 +93,10 @@ class SegmentationReport(Report):
             "pd_at_fa": self._curves[0].pd_at(RATES),
         }
 
+    def samples(self) -> list[dict[str, np.ndarray]]:
+        found = [reported(metrics.samples(self.group), self.pseudo_masks) for metrics in self._metrics]
+        return [{k: v for k, v in values.items() if isinstance(v, np.ndarray)} for values in found]
+
     def images(self) -> list[dict[str, Any]]:
         names = ("targets", "hits", "false_alarms", "false_alarm_pixels", "pixels", "intersection", "union")
         found = []
