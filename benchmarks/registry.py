@@ -20,6 +20,7 @@ from pathlib import Path
 LOAD = """
 import sys, time
 import cv2, mlflow, mlflow.pyfunc, numpy, pydantic, safetensors.torch, torch, yaml
+import mlflow.store.model_registry.sqlalchemy_store, mlflow.store.tracking.sqlalchemy_store
 mlflow.set_tracking_uri(sys.argv[1])
 started = time.perf_counter(), time.process_time()
 model = mlflow.pyfunc.load_model(sys.argv[2])
