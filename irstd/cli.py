@@ -375,6 +375,31 @@ def lineage(
     _call("lineage", uri=model, verify=verify, shards=shards, as_json=as_json)
 
 
+@app.command()
+def reproduce(
+    model: Annotated[str, typer.Argument(metavar="MODEL_URI")],
+    allow_dirty: Annotated[
+        bool, typer.Option("--allow-dirty", help="also a model whose commit is not all of its code")
+    ] = False,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", help="of IoU, Pd, AP, ... on val, where bits cannot be the same")
+    ] = 0.02,
+) -> None:
+    """Train a model again from its commit and its data, and compare link by link; status 1 where it is not the same."""
+    _call("reproduce", uri=model, allow_dirty=allow_dirty, tolerance=tolerance)
+
+
+@app.command()
+def bundle(
+    model: Annotated[str, typer.Argument(metavar="MODEL_URI")],
+    out: Annotated[Path, typer.Option("--out", help="a new .zip file")],
+    shards: Shards = None,
+    force: Annotated[bool, typer.Option("--force", help="replace what is there")] = False,
+) -> None:
+    """Everything that a paper's reader needs in one archive: model, recipe, numbers, splits, versions, licences."""
+    _call("bundle", uri=model, out=out, shards=shards, force=force)
+
+
 @app.command("list")
 def list_(what: Annotated[str, typer.Argument(help="data, sets, runs or models")] = "data") -> None:
     """Data sets, public sets that can be had by name, runs, or registered models."""

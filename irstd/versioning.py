@@ -5,6 +5,7 @@ One changing DVC command at a time for a workspace: DVC itself fails where anoth
 
 from __future__ import annotations
 
+import configparser
 import io
 import os
 import re
@@ -19,10 +20,12 @@ import yaml
 from filelock import FileLock
 
 from irstd.errors import InputError, WorkError, nearest
-from irstd.files import write_atomic
+from irstd.files import staged_folder, write_atomic
 from irstd.workspace import Workspace
 
 Show = Callable[[str], None]
+NAMED = "outs:\n- md5: {}\n  hash: md5\n  path: data\n"
+"""A `data.dvc` that names a version of data/."""
 
 
 @contextmanager
@@ -208,9 +211,63 @@ def files_at(root: Path, name: str, folder: str) -> dict[str, bytes]:
         return {m.name.removeprefix(f"{folder}/"): tar.extractfile(m).read() for m in files}  # type: ignore[union-attr]
 
 
+def file_at(root: Path, name: str, path: str) -> bytes | None:
+    """A file of the workspace at a commit; None where there is none."""
+    found = subprocess.run(["git", "show", f"{name}:./{path}"], cwd=root, capture_output=True, check=False)
+    return found.stdout if found.returncode == 0 else None
+
+
 def _git(root: Path, *arguments: str) -> str | None:
     try:
         found = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return None
     return found.stdout if found.returncode == 0 else None
+
+
+def prefix(root: Path) -> str:
+    """Where in its repository the workspace lies; "" at its top."""
+    return (_git(root, "rev-parse", "--show-prefix") or "").strip()
+
+
+def checkout(workspace: Workspace, name: str, folder: Path) -> Path:
+    """The repository as of a commit in the new folder `folder`; the workspace's root in it. `WorkError` where git fails.
+
+    A clone, not a worktree: deleting the folder is all there is to undo. It borrows the objects of the repository and the cache
+    of its DVC, and knows the remotes of `.dvc/config.local`; nothing is written to either repository.
+    """
+    top = (_git(workspace.root, "rev-parse", "--show-toplevel") or "").strip()
+    with staged_folder(folder) as staged:
+        for call in (
+            ["clone", "--quiet", "--shared", "--no-checkout", top, str(staged)],
+            ["-C", str(staged), "checkout", "--quiet", "--detach", name],
+        ):
+            done = subprocess.run(["git", *call], capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise WorkError(f"git {call[0]}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
+        root = staged / prefix(workspace.root)
+        if (workspace.root / ".dvc").is_dir() and (root / ".dvc").is_dir():
+            _share_cache(workspace, root, folder)
+    return folder / prefix(workspace.root)
+
+
+def _share_cache(workspace: Workspace, root: Path, folder: Path) -> None:
+    local = configparser.ConfigParser(interpolation=None)
+    local.read(workspace.root / ".dvc" / "config.local", encoding="utf-8")
+    for section in local.sections():
+        url = local[section].get("url")
+        if url and "://" not in url and not Path(url).is_absolute():
+            local[section]["url"] = str((workspace.root / ".dvc" / url).resolve())
+    for section in ("core", "cache"):
+        if not local.has_section(section):
+            local.add_section(section)
+    local["cache"]["dir"] = dvc(workspace, "cache", "dir").splitlines()[-1]
+    # DVC keeps notes on each repository that it saw, elsewhere, for good.
+    local["core"]["site_cache_dir"] = str(folder.parent / "dvc")
+    with (root / ".dvc" / "config.local").open("w", encoding="utf-8") as file:
+        local.write(file)
+
+
+def name_data(root: Path, md5: str) -> None:
+    """Let `data.dvc` name the version `md5` of data/."""
+    write_atomic(root / "data.dvc", NAMED.format(md5))

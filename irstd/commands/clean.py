@@ -18,6 +18,7 @@ KINDS = {
     "cache": ("DVC's cache", "dvc pull, where the data was pushed"),
     "staging": ("what a killed ingest left", "not needed"),
     "fetched": ("files of public sets, as their servers gave them", "fetched again by irstd ingest NAME"),
+    "reproduce": ("what irstd reproduce left where it failed", "irstd reproduce begins anew"),
     "pulled": ("models fetched from the registry", "fetched again when used"),
     "logs": ("logs of services and Ray's session folder", "not needed"),
 }
@@ -65,6 +66,7 @@ def _paths(workspace: Workspace, kind: str) -> list[Path]:
         "cache": [workspace.root / ".dvc" / "cache"],
         "staging": [home / "staging"],
         "fetched": [home / "fetched"],
+        "reproduce": [home / "reproduce"],
         "pulled": [home / "pulled"],
         "logs": [home / "logs", workspace.ray_session],
     }

@@ -291,6 +291,18 @@ def texts(workspace: Workspace, run_id: str, prefix: str) -> dict[str, str]:
     return {name: load_text(f"{uri}/{name}") for name in sorted(names)}
 
 
+def fetched(workspace: Workspace, run_id: str | None, target: Path) -> list[Path]:
+    """The files of a run that say what it gave (history, versions, evaluations), copied below `target`; [] where the run is not
+    here. Its models stay where they are."""
+    if not run_id or not known(workspace, run_id):
+        return []
+    found = client(workspace)
+    for entry in found.list_artifacts(run_id):
+        if entry.path.startswith("evaluation-") or entry.path in ("results.csv", "packages.txt"):
+            found.download_artifacts(run_id, entry.path, str(target))
+    return sorted(p for p in target.rglob("*") if p.is_file())
+
+
 def run_of(workspace: Workspace, name: str, parent: str) -> Any | None:
     """The run with the identity `name`: a child of `parent`, else any of the experiment. Finished ones and newer ones first."""
     found = client(workspace)
