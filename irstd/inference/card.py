@@ -56,7 +56,9 @@ def _data(content: Mapping[str, Any]) -> list[str]:
         return ["Not recorded."]
     rows = ["| set | licence | train | val | gate | test | digest |", "| --- | --- | --- | --- | --- | --- | --- |"]
     for entry in content["data"]:
-        cells = [f"{n['groups']} groups, {n['labelled']} frames" for n in entry["splits"].values()]
+        # In the order of the columns: a package that was read has its keys sorted.
+        counts = [entry["splits"][split] for split in ("train", "val", "gate", "test")]
+        cells = [f"{n['groups']} groups, {n['labelled']} frames" for n in counts]
         rows.append(
             f"| {entry['set']} | {'; '.join(entry['licences'])} | {' | '.join(cells)} | `{entry['digest'][:12]}` |"
         )
@@ -161,7 +163,7 @@ def _lineage(lineage: Mapping[str, Any]) -> list[str]:
     if lineage.get("git_dirty"):
         rows.append("- the working tree had changes that were not committed")
     if lineage.get("packages"):
-        rows.append("- packages: " + ", ".join(f"{k} {v}" for k, v in lineage["packages"].items()))
+        rows.append("- packages: " + ", ".join(f"{k} {v}" for k, v in sorted(lineage["packages"].items())))
     return rows
 
 

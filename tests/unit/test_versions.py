@@ -124,6 +124,13 @@ def test_what_a_version_holds(workspace):
         "Intensity rule `frame`", "greater than 0.01", "Not measured on test", found.content["lineage"]["weights_sha256"],
     ):  # fmt: skip
         assert said in text, said
+    # Written again from what was read, it is the same.
+    assert card.render(found.content) == text
+    by_split = found.content["data"][0]["splits"]
+    cells = [
+        f"{by_split[s]['groups']} groups, {by_split[s]['labelled']} frames" for s in ("train", "val", "gate", "test")
+    ]
+    assert f"| sample | CC0-1.0 | {' | '.join(cells)} |" in text and len(set(cells)) > 1
     example = np.load(found.folder / package.EXAMPLE, allow_pickle=False)
     assert example.dtype == np.uint16 and example.shape == (3, 32, 48) and example.max() < 2**14
     content = found.content
