@@ -168,6 +168,23 @@ def test_an_error_of_the_program_ends_the_run_at_once(sample_shards, tmp_path):
     assert not ended.said("was lost|Traceback")
 
 
+def test_the_benchmark_compares_equal_work(tmp_path, capsys):
+    from irstd.bench.baselines import Scenes
+    from irstd.commands import bench
+    from irstd.workspace import Workspace
+
+    sizes = {"scenes": Scenes(sequences=2, frames=12, height=48, width=56), "crop": 32, "width": 4, "rounds": 1}
+    bench.cluster(Workspace(tmp_path, tmp_path / ".irstd"), first=False, **sizes)
+    text = capsys.readouterr().out
+    for what in (
+        "steps/s on Ray / bare loop",
+        "steps/s on Ray / bare loop, by CPU time",
+        "samples/s of 2 workers / 1 worker",
+    ):
+        assert f"RATIO {what}" in text
+    assert not [*(tmp_path / ".irstd").iterdir()]  # nothing is left behind
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NCCL between workers needs two GPUs")
 def test_two_gpus_train_with_nccl(sample_shards, tmp_path):
     ended = trained(tmp_path, sample_shards, "--workers", "2", "--chaos", "kill-worker:1@6")

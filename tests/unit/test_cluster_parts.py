@@ -13,7 +13,9 @@ import ray
 import torch
 
 from irstd import config as configuration
+from irstd.bench import cluster
 from irstd.cluster import faults
+from irstd.cluster.beginning import Beginning
 from irstd.cluster.console import _Heard
 from irstd.cluster.drill import Drill, Drills, hook
 from irstd.cluster.plan import Resources, asked, make
@@ -297,3 +299,22 @@ def test_where_none_is_whole_the_run_begins_anew_and_nothing_is_removed(storage,
     assert len([*(tmp_path / "run").glob("checkpoint_2*")]) == 3 and not (tmp_path / "run" / INDEX).exists()
     shutil.rmtree(tmp_path / "run")
     assert storage.mend(print) is None
+
+
+# -- what it costs -----------------------------------------------------------------------------------------------
+
+
+def test_the_first_step_tells_its_parts_and_the_benchmark_reads_them():
+    found = Beginning(100.0, [("checks", 104.0), ("workers", 103.5), ("network and first step", 110.0)])
+    assert str(found) == "first step after 10.0 s: checks 4.0, workers 0.0, network and first step 6.5"
+    assert cluster.FIRST.search(f"plan: ...\n{found}\nepoch 1").group(1) == "10.0"
+
+
+def test_steps_are_timed_past_the_first_ones_and_the_slowest_worker_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "WARM", 2)
+    for name, pace in (("1", 1.0), ("2", 3.0)):
+        times = [(9.0 * k if k < 2 else 18 + pace * k, 0.5 * pace * k) for k in range(5)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(times))
+    assert cluster.Stamps(tmp_path, 5).read() == (3.0, 1.5)
+    with pytest.raises(WorkError, match="no worker noted its steps"):
+        cluster.Stamps(tmp_path, 5).read()
