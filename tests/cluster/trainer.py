@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--chaos")
     parser.add_argument("--address")
     parser.add_argument("overrides", nargs="*")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     sys.path.append(str(TOYS))
     settings = {k: dict(v) for k, v in SETTINGS.items()}
     settings["ray"]["address"] = given.address
