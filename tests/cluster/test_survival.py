@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from irstd import config as configuration
 from irstd.cluster.storage import INDEX
 from irstd.training.optimizer import learning_rate
+from tests.cluster.test_kill import of_workspace
 from tests.cluster.trainer import TINY
 from tests.integration.conftest import ROOT
 
@@ -62,6 +63,11 @@ def trained(home: Path, shards: Path, *arguments: str, status: int = 0) -> Ended
         check=False,
     )
     assert done.returncode == status, f"seed {SEED}: {done.returncode}\n{done.stdout}"
+    # What Ray had started notices that its driver is gone.
+    deadline = time.monotonic() + 120
+    while of_workspace(home) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not of_workspace(home), f"seed {SEED}: processes are left"
     return Ended(done.returncode, done.stdout.splitlines())
 
 
@@ -125,7 +131,7 @@ def test_what_a_network_says_is_shown_once_with_its_worker(alone):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kills_at_any_step_end_with_the_same_bits(sample_shards, tmp_path, alone, seed, workers):
-    """A worker, then the driver (with one worker: all); then all processes, the newest checkpoint is damaged, Ray's index torn."""
+    """A worker, then the driver (all, of one worker); then all, and the newest checkpoint is damaged, and Ray's index torn."""
     total = state(alone[workers][0])["step"]
     one, two, three = sorted(seed.sample(range(5, total), 3))
     victim = f"kill-worker:{seed.randrange(workers)}@{one}"
