@@ -72,7 +72,7 @@ def test_a_node_that_comes_back_is_waited_for_and_the_bits_are_the_same(sample_s
             until(r"^the cluster has 1 CPU left, the workers want 2: waits")
             cluster.add()
             until(r"^resumed .*, step [1-9]")
-    assert_same(weights(tmp_path), weights(alone[2][0]))
+    assert_same(weights(tmp_path), weights(alone(2)[0]))
 
 
 def test_a_run_of_a_changing_size_goes_on_with_the_nodes_that_are_left(sample_shards, tmp_path, alone, temp):
@@ -86,4 +86,4 @@ def test_a_run_of_a_changing_size_goes_on_with_the_nodes_that_are_left(sample_sh
             until(r"^resumed .*, step [1-9]")
     ended = Ended(0, until.lines)
     assert not ended.said("the cluster has")
-    assert learnt(ended) == learnt(alone[2][1])
+    assert learnt(ended) == learnt(alone(2)[1])

@@ -12,7 +12,9 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -108,31 +110,33 @@ def seed():
     return random.Random(SEED)
 
 
-@pytest.fixture(scope="module")
-def alone(sample_shards, tmp_path_factory) -> dict[int, tuple[Path, Ended]]:
-    """Runs that were left alone, with one and with two workers."""
-    found = {}
-    for workers in (1, 2):
+@pytest.fixture(scope="session")
+def alone(sample_shards, tmp_path_factory) -> Callable[[int], tuple[Path, Ended]]:
+    """Runs that were left alone, by their number of workers: the folder and what was said."""
+
+    @cache
+    def run(workers: int) -> tuple[Path, Ended]:
         home = tmp_path_factory.mktemp("alone")
-        found[workers] = home, trained(home, sample_shards, "--workers", str(workers))
-    return found
+        return home, trained(home, sample_shards, "--workers", str(workers))
+
+    return run
 
 
 def test_what_a_network_says_is_shown_once_with_its_worker(alone):
-    _, ended = alone[2]
+    _, ended = alone(2)
     for rank in (0, 1):
         for words in ("a warning of a network", "a logged warning", "an aside"):
             assert len(ended.said(rf"^\[worker {rank}\] .*{words}$")) == 1, "\n".join(ended.lines)
     # Nothing of Ray's own.
     theirs = r"learns|.*toy_teller.*UserWarning|  warnings.warn|a logged warning|an aside|.*a warning of a network"
-    own = rf"^(\[worker \d\] )?({theirs}|run |plan: |epoch |done)"
+    own = rf"^(\[worker \d\] )?({theirs}|run |plan: |warning: batch normalisation |epoch |done)"
     assert not [line for line in ended.lines if not re.match(own, line)]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kills_at_any_step_end_with_the_same_bits(sample_shards, tmp_path, alone, seed, workers):
     """A worker, then the driver (all, of one worker); then all, and the newest checkpoint is damaged, and Ray's index torn."""
-    total = state(alone[workers][0])["step"]
+    total = state(alone(workers)[0])["step"]
     one, two, three = sorted(seed.sample(range(5, total), 3))
     victim = f"kill-worker:{seed.randrange(workers)}@{one}"
     drills = f"{victim},{'kill-driver' if workers == 2 else 'kill-all'}@{two}"
@@ -155,18 +159,18 @@ def test_kills_at_any_step_end_with_the_same_bits(sample_shards, tmp_path, alone
     damaged = last.said("is damaged")
     assert len(damaged) == workers - 1
     assert all("model.safetensors has other bytes than were written" in line for line in damaged)
-    assert_same(weights(tmp_path), weights(alone[workers][0]))
+    assert_same(weights(tmp_path), weights(alone(workers)[0]))
 
 
 def test_another_number_of_workers_loses_and_repeats_nothing(sample_shards, tmp_path, alone, seed):
-    total = state(alone[2][0])["step"]
+    total = state(alone(2)[0])["step"]
     at = seed.randrange(5, total)
     first = trained(tmp_path, sample_shards, "--workers", "2", "--chaos", f"kill-driver@{at}", status=-9)
     second = trained(tmp_path, sample_shards, "--workers", "1")
-    assert learnt(first, second) == learnt(alone[2][1])
+    assert learnt(first, second) == learnt(alone(2)[1])
     config = configuration.load(overrides=TINY)
     ended = state(tmp_path)
-    assert [row["step"] for row in ended["history"]] == [row["step"] for row in state(alone[2][0])["history"]]
+    assert [row["step"] for row in ended["history"]] == [row["step"] for row in state(alone(2)[0])["history"]]
     assert all(row["lr"] == learning_rate(config.train, row["step"], total) for row in ended["history"])
 
 
