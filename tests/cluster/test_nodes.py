@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.calls import Ended, assert_same, command, learnt, surroundings, weights
 from tests.cluster.nodes import nodes
-from tests.cluster.test_survival import ROOT, Ended, alone, assert_same, command, learnt, surroundings, weights
+from tests.integration.conftest import ROOT
 
-__all__ = ["alone"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 

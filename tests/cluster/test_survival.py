@@ -6,120 +6,26 @@ Everything a run says is read as a user would see it. The steps at which it is k
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from irstd import config as configuration
 from irstd.cluster.storage import INDEX
 from irstd.training.optimizer import learning_rate
-from tests.cluster.test_kill import of_workspace
+from tests.cluster.calls import SEED, assert_same, learnt, state, trained, weights
 from tests.cluster.trainer import TINY
-from tests.integration.conftest import ROOT
 
-SEED = int(os.environ.get("IRSTD_TEST_SEED") or time.time())
 # Ray starts a dozen processes: on a machine that does other work besides, a run takes minutes.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
-
-
-@dataclass
-class Ended:
-    """A call of the trainer that is over."""
-
-    status: int
-    lines: list[str]
-
-    def said(self, pattern: str) -> list[str]:
-        return [line for line in self.lines if re.search(pattern, line)]
-
-
-def command(home: Path, shards: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-u", "-m", "tests.cluster.trainer", str(home), str(shards), *arguments]
-
-
-def surroundings() -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("IRSTD_", "PREFECT_", "MLFLOW_", "RAY_"))}
-    return kept | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH")]))}
-
-
-def trained(home: Path, shards: Path, *arguments: str, status: int = 0) -> Ended:
-    done = subprocess.run(
-        command(home, shards, *arguments),
-        cwd=ROOT,
-        env=surroundings(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == status, f"seed {SEED}: {done.returncode}\n{done.stdout}"
-    # What Ray had started notices that its driver is gone.
-    deadline = time.monotonic() + 120
-    while of_workspace(home) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert not of_workspace(home), f"seed {SEED}: processes are left"
-    return Ended(done.returncode, done.stdout.splitlines())
-
-
-def weights(home: Path) -> dict[str, torch.Tensor]:
-    (run,) = (home / "runs").glob("teller-*")
-    return load_file(run / "checkpoint" / "model.safetensors")
-
-
-def state(home: Path) -> dict:
-    (run,) = (home / "runs").glob("teller-*")
-    return json.loads((run / "checkpoint" / "state.json").read_text())
-
-
-def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for key in one:
-        assert torch.equal(one[key], other[key]), f"seed {SEED}: {key}"
-
-
-def learnt(*calls: Ended) -> list[set[str]]:
-    """The key frames of each step that counts: a call that goes on from step N replaces what came after N before."""
-    steps: list[set[str]] = []
-    for call in calls:
-        told: dict[str, list[list[str]]] = {}
-        for line in [*call.lines, "resumed at the end, step 999999"]:
-            if found := re.search(r"resumed .*, step (\d+)", line):
-                # Workers' lines come mixed, those of one in order. The last step may have been told by some of them only.
-                steps += [{key for keys in parts for key in keys} for parts in zip(*told.values(), strict=False)]
-                steps, told = steps[: int(found[1])], {}
-            elif found := re.match(r"\[worker (\d+)\] learns (.+)", line):
-                told.setdefault(found[1], []).append(found[2].split())
-    return steps
 
 
 @pytest.fixture(scope="module", autouse=True)
 def seed():
     print(f"IRSTD_TEST_SEED={SEED}")
     return random.Random(SEED)
-
-
-@pytest.fixture(scope="session")
-def alone(sample_shards, tmp_path_factory) -> Callable[[int], tuple[Path, Ended]]:
-    """Runs that were left alone, by their number of workers: the folder and what was said."""
-
-    @cache
-    def run(workers: int) -> tuple[Path, Ended]:
-        home = tmp_path_factory.mktemp("alone")
-        return home, trained(home, sample_shards, "--workers", str(workers))
-
-    return run
 
 
 def test_what_a_network_says_is_shown_once_with_its_worker(alone):
