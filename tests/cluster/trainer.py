@@ -14,8 +14,8 @@ from irstd.cluster import plan as planning
 from irstd.cluster.drill import Drill
 from irstd.commands.on_cluster import check_plan
 from irstd.errors import IrstdError
-from irstd.training.loop import describe
 from irstd.training.preparation import prepare
+from irstd.training.progress import describe
 from irstd.workspace import SETTINGS, Workspace
 
 TOYS = Path(__file__).resolve().parent.parent / "toy_networks"
