@@ -36,7 +36,8 @@ from irstd.workspace import Workspace
 class Tracker(Protocol):
     """What rank 0's reports go to. Picklable; a call never waits."""
 
-    say: Callable[[str], None]
+    def ready(self, say: Callable[[str], None]) -> None:
+        """The training begins in this process; `say` is told of what does not go well."""
 
     def __call__(self, metrics: dict[str, Any], checkpoint: Path | None, /) -> None: ...
 
@@ -174,8 +175,8 @@ def worker(job: dict[str, Any]) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     context = ray.train.get_context()
     rank, tracker, say = context.get_world_rank(), job["tracker"], job["say"]
-    if tracker is not None:
-        tracker.say = say
+    if tracker is not None and rank == 0:
+        tracker.ready(say)
 
     def report(metrics: dict[str, Any], folder: Path | None) -> None:
         if tracker is not None and rank == 0:

@@ -59,13 +59,18 @@ class RunTracker:
             self.run_id = tracking.start(self.workspace, self.name, self.tags, self.params, self.parent)
         return self.run_id
 
+    def ready(self, say: Callable[[str], None] | None = None) -> None:
+        """Begin in this process: from here on the load of the machine is sampled."""
+        self.say = say or self.say
+        environment.apply(self.workspace.environment())
+        self._outbox = Outbox(self._send, tracking.away, self.say, f"MLflow at {self.workspace.mlflow_uri}")
+        self._sampler = Sampler(self._outbox.put) if self.machine else None
+
     def __call__(self, metrics: dict[str, Any], checkpoint: Path | None) -> None:
         """Take a report; never waits for the server."""
         if self._outbox is None:
-            environment.apply(self.workspace.environment())
-            where = f"MLflow at {self.workspace.mlflow_uri}"
-            self._outbox = Outbox(self._send, tracking.away, self.say, where)
-            self._sampler = Sampler(self._outbox.put) if self.machine else None
+            self.ready()
+        assert self._outbox is not None
         self._outbox.put(tracking.row_of(metrics))
 
     def close(self) -> None:

@@ -116,11 +116,12 @@ def test_the_load_of_the_machine_is_logged_beside(workspace, monkeypatch):
     run_id = tracker.open()
     for epochs in ((1,), (2,)):
         worker = pickle.loads(pickle.dumps(tracker))
-        worker(report(*epochs), None)
+        worker.ready()  # long before the first report
         deadline = time.monotonic() + 60
         seen = len(logged(workspace, run_id, tracking.SAMPLE))
         while len(logged(workspace, run_id, tracking.SAMPLE)) < seen + 2 and time.monotonic() < deadline:
             time.sleep(0.05)
+        worker(report(*epochs), None)
         worker.close()
     samples = logged(workspace, run_id, tracking.SAMPLE)
     # Numbered on by the second process; never twice.
