@@ -1,8 +1,9 @@
-"""Memory of one training step of GGL-Net, with and without activation checkpointing, in a fresh process each.
+"""Memory and time of training steps of GGL-Net, with and without activation checkpointing, in a fresh process each.
 
-What counts is what the machine must have: the largest resident memory while two steps run (weights, gradients, the
-optimizer's moments, activations, and whatever the libraries take for their own work), less what the process held before
-the network was built. The second step is the usual one: the moments are there.
+What counts is what the machine must have: "step" is the largest resident memory while the steps run (gradients, the
+optimizer's moments, activations, and whatever the libraries take for their own work), less what the process held with
+the network loaded and the batch at hand; "process" is the largest of the process from its start, Python and PyTorch
+included. The first step makes the moments; the time is that of the others.
 
     python -m irstd.bench.step_memory WIDTH BATCH SIDE 0|1      # prints one line of JSON
 """
@@ -12,15 +13,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from irstd.errors import InputError, WorkError
 
 STATUS = Path("/proc/self/status")
+TIMED = 2
 
 
 def measure(width: int, batch: int, side: int, checkpointing: bool) -> dict[str, float]:
-    """{"peak": bytes}: run in a fresh process. `InputError` on a system that does not say what is resident."""
+    """{"step": bytes, "process": bytes, "seconds": CPU time a step}: run in a fresh process.
+
+    Raises: InputError on a system that does not say what is resident.
+    """
     if not STATUS.is_file():
         raise InputError(
             "the memory of a step is read from /proc/self/status, which this system has not; run it on Linux"
@@ -38,7 +44,7 @@ def measure(width: int, batch: int, side: int, checkpointing: bool) -> dict[str,
 
 
 def step(width: int, batch: int, side: int, checkpointing: bool) -> dict[str, float]:
-    """Two training steps in this process."""
+    """`1 + TIMED` training steps in this process."""
     import torch
 
     from irstd import config as configuration
@@ -49,16 +55,18 @@ def step(width: int, batch: int, side: int, checkpointing: bool) -> dict[str, fl
     torch.set_num_threads(1)
     options = {"model.width": width, "train.activation_checkpointing": bool(checkpointing)}
     config = configuration.load(overrides=options)
-    before = resident("VmRSS")
     model = build_model(config).to(memory_format=torch.channels_last).train()
-    optimizer = build_optimizer(model, config.train)
-    given = training_batch(batch, side)
-    for _ in range(2):
+    optimizer, given = build_optimizer(model, config.train), training_batch(batch, side)
+    before, start = resident("VmRSS"), 0.0
+    for number in range(1 + TIMED):
+        if number == 1:
+            start = time.process_time()
         loss, _ = model.loss(given)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-    return {"peak": resident("VmHWM") - before}
+    seconds = (time.process_time() - start) / TIMED
+    return {"step": resident("VmHWM") - before, "process": resident("VmHWM"), "seconds": seconds}
 
 
 def resident(name: str) -> int:

@@ -22,8 +22,8 @@ from irstd.training import loop
 from irstd.training.identity import identity
 
 NETWORKS = {
-    "ggl-net": (lambda: GGLNet(width=4), (2, 1, 64, 48), 0.4),
-    "sbam": (lambda: GGLNet(1, 4, fusion="sbam", supplement="add"), (2, 1, 64, 48), 0.5),
+    "ggl-net": (lambda: GGLNet(width=4), (2, 1, 64, 48), 0.22),
+    "sbam": (lambda: GGLNet(1, 4, fusion="sbam", supplement="add"), (2, 1, 64, 48), 0.24),
     "bp-fpn": (lambda: BPFPN(3, width=0.125, dgr=DGRConfig(hard_isolation=True)), (2, 3, 64, 64), 0.75),
 }
 """How to build each, its input, and the share of the kept memory that checkpointing may leave at the most."""

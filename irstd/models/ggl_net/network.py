@@ -7,7 +7,6 @@ has the number of parameters that the authors print, 8.99 M.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -30,6 +29,7 @@ from irstd.models.ggl_net.blocks import (
 from irstd.models.ggl_net.fusion import ChannelGuide, SpatialGuide, build_fusion
 from irstd.models.ggl_net.gradient_supplement import GradientSupplement
 from irstd.models.recompute import kept, recomputed
+from irstd.models.winograd import with_winograd
 
 Border = Literal["replicate", "authors"]
 FusionName = Literal["tgfm", "sbam", "add"]
@@ -38,10 +38,6 @@ Supplement = Literal["gsm", "add"]
 
 STRIDE = 16
 """Height and width inside the network are multiples of this."""
-RECOMPUTED = 3
-"""Levels that activation checkpointing computes again. Each coarser one has about the same work and half of the
-memory: the finest three hold nine tenths of it for three fifths of the forward pass."""
-Run = Callable[..., torch.Tensor]
 
 
 class GGLNet(SegmentationModel):
@@ -139,13 +135,13 @@ class GGLNet(SegmentationModel):
         height, width = image_BCHW.shape[-2:]
         bottom, right = -height % STRIDE, -width % STRIDE
         padded_BCHW = F.pad(image_BCHW, (0, right, 0, bottom), mode="replicate")
-        large, small = self._runners()
-        x_BCHW = large(self.stem, padded_BCHW)
+        # Activation checkpointing of all levels: with the finest three alone more than half of the resident memory stayed.
+        run = recomputed if self.training and self.activation_checkpointing else kept
+        x_BCHW = run(self.stem, padded_BCHW)
         map_BCHW = self._gradient(image_BCHW, padded_BCHW, gradient_BCHW)
 
         levels = []
         for index, stage in enumerate(self.stages):
-            run = large if index < RECOMPUTED else small
             for block in stage:
                 x_BCHW = run(block, x_BCHW)
             if map_BCHW is not None:
@@ -157,23 +153,17 @@ class GGLNet(SegmentationModel):
 
         fused_BCHW = levels.pop()
         for index in reversed(range(len(self.fusions))):
-            run = large if index < RECOMPUTED else small
             fused_BCHW = run(self.fusions[index], fused_BCHW, levels[index])
         # Padding without a condition, and cropping by padding with less than nothing: a slice would tie an exported
         # graph to whether the example's size was a multiple of the stride.
-        return F.pad(large(self.head, fused_BCHW), (0, -right, 0, -bottom))
+        return F.pad(run(self.head, fused_BCHW), (0, -right, 0, -bottom))
 
     def folded(self) -> GGLNet:
-        found = folded(self)
+        found = with_winograd(folded(self))
         for module in found.modules():
             if isinstance(module, SqueezeExcitation):
                 module.inplace = True
         return found
-
-    def _runners(self) -> tuple[Run, Run]:
-        """How the modules of large maps and those of small ones are called: kept, or computed again in backward."""
-        again = self.training and self.activation_checkpointing
-        return recomputed if again else kept, kept
 
     def _gradient(
         self, image_BCHW: torch.Tensor, padded_BCHW: torch.Tensor, gradient_BCHW: torch.Tensor | None
