@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from irstd.training.record import finished
 from irstd.training.store import LAST
 from irstd.workspace import Workspace
 
-KEPT = ("epoch", "step", "seconds", "lr", "loss", "val_", "best_")
+KEPT = ("epoch", "step", "seconds", "lr", "loss", "val_", "best_", "begin_")
 """Beginnings of the names of what is kept of a report."""
 
 
@@ -104,7 +105,7 @@ class _Asked(Searcher):
             return Searcher.FINISHED
         self.seats[trial_id] = found.number
         # As text: a mapping would be searched for things to sample.
-        return {"job": json.dumps({"run": found.run} | self.job(found))}
+        return {"job": json.dumps({"run": found.run, "asked": time.time()} | self.job(found))}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if trial_id in self.seats:
@@ -171,7 +172,7 @@ def history(checkpoint: Path, metric: str) -> list[Row]:
 
 def trial(params: dict[str, Any], common: dict[str, Any]) -> None:
     """One trial: what Ray Tune runs in its own process."""
-    job = json.loads(params["job"])
+    job = json.loads(params["job"]) | {"entered": time.time()}
     folder = common["workspace"].runs / job["run"]
     if finished(folder, record_needed=False):
         _report(history(folder / LAST, common["metric"]))
@@ -207,12 +208,15 @@ def _one(job: dict[str, Any], common: dict[str, Any], folder: Path, track: Any) 
 
     plan, store = common["plan"], Store(folder)
     torch.set_num_threads(plan.threads)
+    # Where the time before the training goes; with the first report.
+    first = {"begin_process": job["entered"] - job["asked"], "begin_imports": time.time() - job["entered"]}
 
     def report(metrics: dict[str, Any], checkpoint: Path | None) -> None:
         if track is not None:
             track(metrics, checkpoint)
         store(metrics, checkpoint)
-        tune.report(row(metrics))
+        tune.report(row(metrics | first))
+        first.clear()
 
     resumed = store.begin(_quiet)
     if resumed is not None:

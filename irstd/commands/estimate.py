@@ -1,13 +1,16 @@
-"""How long a trial will take, before any is begun: from an earlier run of the same network, or from a few steps."""
+"""How long a trial will take, from an earlier run of the same network or from a few steps; and what it took beside training."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from irstd.cluster.plan import Plan
+from irstd.cluster.sweep import Trial
 from irstd.files import read_json
 from irstd.training.preparation import Job
 from irstd.workspace import Workspace
@@ -103,3 +106,23 @@ def measured(job: Job, plan: Plan) -> Estimate:
     later = spans[1:] or spans
     seconds = sum(later) / len(later) * run.steps_per_epoch / plan.workers
     return Estimate(seconds, f"from {len(later)} measured step(s), validations left out")
+
+
+def overhead(trials: Iterable[Trial]) -> str | None:
+    """What trials took from when they were asked for to their end, beside training and validating; None where none tells."""
+    parts = []
+    for trial in trials:
+        told = [row for row in trial.rows if row.get("begin_process") is not None]
+        # One that was begun twice lay still between.
+        if trial.state != "finished" or len(told) != 1 or trial.began is None or trial.ended is None:
+            continue
+        whole = trial.ended - trial.began - (trial.rows[-1].get("seconds") or 0.0)
+        process, imports = told[0]["begin_process"], told[0]["begin_imports"]
+        parts.append((whole, process, imports, whole - process - imports))
+    if not parts:
+        return None
+    whole, process, imports, rest = (median(values) for values in zip(*parts, strict=True))
+    return (
+        f"beside training a trial took {whole:.1f} s (median of {len(parts)}; the first {parts[0][0]:.1f} s): process "
+        f"{process:.1f}, imports {imports:.1f}, network, records and end {rest:.1f}"
+    )

@@ -11,7 +11,7 @@ from filelock import FileLock
 from irstd.cluster import searchers
 from irstd.cluster.journal import Journal
 from irstd.cluster.sweep import Row, Sweep, Trial
-from irstd.commands import confirmation, on_cluster, run_log, sweeps
+from irstd.commands import confirmation, estimate, on_cluster, run_log, sweeps
 from irstd.commands import train as training
 from irstd.commands.leaderboard import Board, both
 from irstd.commands.search_plan import Planned
@@ -131,6 +131,8 @@ class Search(Planned):
                 record.write("interrupted")
                 tracking.fail(self.workspace, self.whole.run_id, error)
                 raise
+            if spent := estimate.overhead(sweep.trials):
+                say(spent)
         rest = "logs and registers the winner"
         tracking.patiently(self.workspace, lambda: self.trials.complete(sweep, self.whole.open()), say, rest)
 

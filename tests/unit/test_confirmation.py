@@ -15,8 +15,8 @@ from irstd.cluster.journal import Journal
 from irstd.cluster.searchers import Listed
 from irstd.cluster.spaces import Scheduler
 from irstd.cluster.stopping import Stopping
-from irstd.cluster.sweep import Sweep
-from irstd.commands import confirmation, leaderboard, sweeps
+from irstd.cluster.sweep import Sweep, Trial
+from irstd.commands import confirmation, estimate, leaderboard, sweeps
 from irstd.commands.leaderboard import Board, both
 from irstd.errors import InputError
 from irstd.metrics import pd_at_fa
@@ -197,3 +197,22 @@ def test_pd_at_a_rate_decides_and_so_belongs_to_the_identity():
     assert plain.identity() == chosen.identity() != decides.identity()
     with pytest.raises(InputError, match="needs the rate"):
         configuration.load(overrides={"evaluate.objective": "pd_at_fa"})
+
+
+def test_what_trials_took_beside_training():
+    def trial(number, began, ended, begins):
+        rows = [{"epoch": e, "step": e, "seconds": 10.0 * e, "value": 0.5} | b for e, b in enumerate(begins, 1)]
+        return Trial(number, str(number), {}, state="finished", rows=rows, began=began, ended=ended)
+
+    told = {"begin_process": 1.0, "begin_imports": 3.0}
+    once = [
+        trial(1, 100.0, 126.0, [told, {}]),
+        trial(2, 126.0, 147.0, [{"begin_process": 0.25, "begin_imports": 0.0}, {}]),
+    ]
+    again = trial(3, 0.0, 1000.0, [told, told])
+    said = estimate.overhead([*once, again])
+    assert said.startswith(
+        "beside training a trial took 3.5 s (median of 2; the first 6.0 s): process 0.6, imports 1.5, "
+    )
+    assert said.endswith("network, records and end 1.4")
+    assert estimate.overhead([again]) is None
