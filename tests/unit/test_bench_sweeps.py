@@ -1,0 +1,43 @@
+"""The benchmark of searches: what it simulates is the product's search, and its arithmetic."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from benchmarks import sweeps
+from irstd.cluster import points
+
+
+@pytest.fixture(scope="module")
+def curves():
+    """Curves that rise to a value which one path decides most."""
+    found = {}
+    for point in points.grid(sweeps.SPACE):
+        best = 0.8 - 0.2 * abs(math.log10(point["train.lr"] / 1e-2)) - 0.01 * (point["train.loss.bce"] == 1.0)
+        rows = [{"epoch": e, "step": e, "seconds": float(e)} for e in range(1, sweeps.EPOCHS + 1)]
+        for row in rows:
+            row[sweeps.METRIC] = row[f"best_{sweeps.METRIC}"] = best * (1 - 0.6 ** row["epoch"])
+        found[points.key(point)] = rows
+    return found
+
+
+def test_a_simulated_search_keeps_to_its_steps_and_finds(curves):
+    assert len(curves) == 48
+    for arm in sweeps.ARMS:
+        found = sweeps.simulated(curves, arm, 1, 100)
+        assert [used for used, _ in found] == list(range(101)), arm
+        values = [value for _, value in found]
+        assert values == sorted(values) and values[-1] > 0
+    assert sweeps.simulated(curves, "tpe + asha", 2, 100) == sweeps.simulated(curves, "tpe + asha", 2, 100)
+
+
+def test_regret_is_nothing_at_the_best_and_one_at_the_median(curves):
+    rows, grid = sweeps.regrets(curves, 2)
+    assert grid["worst"] < grid["median"] < grid["best"]
+    for arm in sweeps.ARMS:
+        first, last = sweeps.at(rows, arm, 0.0), sweeps.at(rows, arm, sweeps.SHARE)
+        assert first == pytest.approx([grid["best"] / (grid["best"] - grid["median"])] * 2)
+        assert all(0 <= value < 1 for value in last)
+    assert all(row["share"] <= sweeps.SHARE + 0.01 for row in rows)
