@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from irstd.cluster.points import Point, draws, grid, key, within
 from irstd.cluster.spaces import Knob, Space
 
-STUCK = 20
+STUCK = 4
 """Proposals in a row that bring nothing new, after which TPE draws at random."""
 
 
