@@ -29,7 +29,7 @@ class Stop(Exception):
 
 
 def measure(
-    folder: Path, seconds: float, scenes: Scenes | None = None, crop: int = 256, width: int = WIDTH, least: int = 3
+    folder: Path, seconds: float, scenes: Scenes | None = None, crop: int = 256, width: int = WIDTH, least: int = 2
 ) -> Report:
     """Train on generated shards in the empty folder `folder` for about `seconds`, and until `least` checkpoints were due.
 

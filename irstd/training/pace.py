@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 SHARE = 0.01
 """Of the time that steps take, what checkpoints may cost."""
+AIM = 0.8
+"""Part of that share that is aimed at: the next one may take longer than those before."""
 
 
 class Pace:
@@ -38,7 +40,9 @@ class Pace:
         """Whether the run's validation of that number comes with a checkpoint; a process's first one does."""
         if self.every:
             return validations % self.every == 0
-        return self.cost is None or self.cost <= SHARE * self.steps
+        if self.cost is None:
+            return True
+        return max(self.cost, self.total_cost / self.written) <= AIM * SHARE * self.steps
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -10,13 +10,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from toys import quiet, toy, written
 
 from irstd.errors import WorkError
-from irstd.training import checkpoint, loop
+from irstd.training import checkpoint, loop, pace
 from irstd.training.store import Store, newest, under_way
 
 FILES = ["best.safetensors", "model.safetensors", "optimizer.safetensors", "results.csv", "state.json"]
@@ -185,3 +186,52 @@ written(Path({str(tmp_path / "c")!r}), size=64)
     said = f"irstd.errors.WorkError: {tmp_path}: the checkpoint cannot be written (File too large: needs 0.1 MiB"
     assert said in done.stderr, done.stderr
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_checkpoint_is_due_where_it_costs_one_part_in_a_hundred(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def steps(seconds: float) -> bool:
+        found.stepping()
+        now[0] += seconds
+        found.stopped()
+        now[0] += 1000  # a validation
+        return found.due(7)
+
+    found = pace.Pace()
+    assert steps(0.1)  # what one costs is not known yet
+    with found.writing():
+        now[0] += 0.5
+    assert not steps(40) and not steps(22.4) and steps(0.2)
+    with found.writing():
+        now[0] += 0.1
+    assert not steps(37.4) and steps(0.2)  # one that took longer is not forgotten: the mean is .3
+    assert (found.written, found.total_cost, found.total_steps) == (2, pytest.approx(0.6), pytest.approx(100.3))
+    asked = pace.Pace(every=3)
+    assert [n for n in range(1, 10) if asked.due(n)] == [3, 6, 9]
+
+
+@pytest.mark.parametrize(
+    "end", [{}, {"train__hours": 1e-9}, {"train__patience": 1, "train__lr": 1e-12, "train__ema": 0.0}]
+)
+def test_the_first_and_the_last_report_come_with_a_checkpoint(sample_shards, tmp_path, monkeypatch, end):
+    """Where none else is due; the end is the same as with one at every validation."""
+    monkeypatch.setattr(pace, "SHARE", 0.0)
+    runs = {}
+    for every in (None, 1):
+        rows, store = [], Store(tmp_path / str(every))
+        store.begin()
+
+        def report(row, folder, rows=rows, store=store):
+            rows.append((row["step"], folder is not None))
+            store(row, folder)
+
+        config = toy(train__checkpoint_every=every, train__val_steps=3, train__epochs=4, **end)
+        loop.fit(config, sample_shards, report, log=quiet, scratch=store.scratch)
+        runs[every] = rows, checkpoint.weights(store.finish(), "model")
+    assert all(written for _, written in runs[1][0])
+    rows = runs[None][0]
+    assert [step for step, _ in rows] == [step for step, _ in runs[1][0]]
+    assert [written for _, written in rows] == [i in (0, len(rows) - 1) for i in range(len(rows))]
+    assert all(torch.equal(v, runs[1][1][k]) for k, v in runs[None][1].items())
