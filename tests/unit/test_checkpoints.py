@@ -170,6 +170,16 @@ def test_the_disk_may_refuse_at_any_write(tmp_path, monkeypatch, what):
     assert not [*tmp_path.iterdir()]
 
 
+def test_where_there_is_no_room_nothing_is_begun(tmp_path, monkeypatch):
+    """A disk that others use too is not filled to the last byte."""
+    begun: list[Path] = []
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    monkeypatch.setattr(checkpoint, "save_file", lambda tensors, path: begun.append(path))
+    with pytest.raises(WorkError, match=r"needs 0\.0 MiB, 0\.0 MiB free"):
+        written(tmp_path / "c")
+    assert not begun and not [*tmp_path.iterdir()]
+
+
 @pytest.mark.slow
 def test_a_quota_is_said_too(tmp_path):
     """A real refusal of the system in the midst of a file."""

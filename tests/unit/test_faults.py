@@ -69,15 +69,19 @@ def test_with_the_switch_it_is_passed_over_counted_and_said_once(copied):
 
 def test_others_take_their_place_the_same_for_any_number_of_ranks(copied):
     broken = break_chunk(copied, "train")
-    whole = [batch["key"] for batch in ClipLoader(copied, "train", batch_size=4, skip_damaged=True)]
-    parts = [list(ClipLoader(copied, "train", batch_size=2, rank=r, world_size=2, skip_damaged=True)) for r in (0, 1)]
-    assert [one["key"] + two["key"] for one, two in zip(*parts, strict=True)] == whole
-    ahead = ClipLoader(copied, "train", batch_size=4, skip_damaged=True, workers=2)
-    assert [batch["key"] for batch in ahead] == whole
-    seen = {key for batch in whole for key in batch}
-    assert not seen & broken and all(len(batch) == 4 for batch in whole)
-    count, lines = ahead.passed_over()
-    assert 0 < count <= len(broken) and len(lines) == 1 and ahead.passed_over() == (0, {})
+
+    def epochs(**place) -> list:
+        loader = ClipLoader(copied, "train", skip_damaged=True, **place)
+        found = [[batch["key"] for batch in loader] for _ in range(4)]
+        return found, loader.passed_over()
+
+    whole, (count, lines) = epochs(batch_size=4)
+    (one, passed_one), (two, passed_two) = (epochs(batch_size=2, rank=rank, world_size=2) for rank in (0, 1))
+    assert [[a + b for a, b in zip(*both, strict=True)] for both in zip(one, two, strict=True)] == whole
+    assert passed_one[0] > 0 < passed_two[0] and passed_one[0] + passed_two[0] == count <= 4 * len(broken)
+    assert epochs(batch_size=4, workers=2) == (whole, (count, lines)) and len(lines) == 1
+    seen = {key for epoch in whole for keys in epoch for key in keys}
+    assert not seen & broken and all(len(keys) == 4 for epoch in whole for keys in epoch)
     left = ClipLoader(copied, "train", batch_size=4)
     with pytest.raises(WorkError, match="damaged"):
         list(left)
