@@ -9,11 +9,15 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/irstd demo
 
-test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+# Tests of the parts go side by side; those that start Ray, Prefect and MLflow one after the other: one Ray on a machine.
+SIDE_BY_SIDE ?= 2
 
-test-all: $(READY)
-	$(BIN)/python -m pytest
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow" -n $(SIDE_BY_SIDE) --dist loadfile tests/unit
+	$(BIN)/python -m pytest -m "not slow" tests/integration tests/cluster
+
+test-all: test
+	$(BIN)/python -m pytest -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .
