@@ -21,7 +21,7 @@ from ray.train import UserCallback
 
 from irstd import foreign
 from irstd.cluster.console import Say
-from irstd.errors import IrstdError, WorkError
+from irstd.errors import InputError, IrstdError, WorkError
 
 TRIES = 3
 """How often workers may be lost, one time after the other, without a new checkpoint in between."""
@@ -54,8 +54,9 @@ def told(rank: int) -> Iterator[None]:
     """
     try:
         yield
-    except IrstdError:
-        raise
+    except IrstdError as error:
+        # As one of the two: what travels to the driver is made anew there from its message alone.
+        raise plain(error) from error
     except Exception as error:
         if passing(error):
             time.sleep(SETTLES)
@@ -63,6 +64,11 @@ def told(rank: int) -> Iterator[None]:
         # Where it went before this worker's output was heard: a terminal gets one line.
         traceback.print_exc(file=sys.__stderr__)
         raise WorkError(_line(rank, error)) from error
+
+
+def plain(error: IrstdError, before: str = "") -> IrstdError:
+    """The same as an `InputError` or a `WorkError` and no subclass, with `before` in front of its line."""
+    return (InputError if isinstance(error, InputError) else WorkError)(f"{before}{error}")
 
 
 def passing(error: BaseException) -> bool:

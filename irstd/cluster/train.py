@@ -21,7 +21,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from irstd.cluster.beginning import Beginning
 from irstd.cluster.console import Say, console, spoken
 from irstd.cluster.drill import Drill, Drills, hook
-from irstd.cluster.faults import PLACING, TRIES, Watch, cause, reason, told
+from irstd.cluster.faults import PLACING, TRIES, Watch, cause, plain, reason, told
 from irstd.cluster.plan import Plan
 from irstd.cluster.storage import KEPT, Storage, agreed
 from irstd.config import Config
@@ -157,7 +157,7 @@ def _run(
             )
         except Exception as error:
             if ours := cause(error):
-                raise type(ours)(f"run {job['name']}: {ours}") from error
+                raise plain(ours, f"run {job['name']}: ") from error
             raise WorkError(f"run {job['name']} failed: {reason(error)}") from error
 
 
