@@ -179,7 +179,7 @@ def test_a_detector_of_eight_bits_refuses_deeper_frames(tmp_path):
     config = configuration.load(overrides={"model.width": 4, "data.intensity": "full_scale"})
     detector = Detector(write(tmp_path, state(build_model(config)), config, [], {}, {}))
     assert len(detector(np.zeros((2, 32, 32), np.uint8))) == 2
-    with pytest.raises(InputError, match="full_scale with a 16-bit recording would erase it"):
+    with pytest.raises(InputError, match="a 16-bit recording, and the model takes 8 bits"):
         detector(np.zeros((2, 32, 32), np.uint16))
     with pytest.raises(
         InputError, match=r"expected sensor counts uint8 or uint16 \[T, H, W\], got float32 \[2, 32, 32\]"

@@ -63,8 +63,8 @@ def test_the_layout_goes_with_the_recording(tmp_path: Path) -> None:
     }  # fmt: skip
     np.testing.assert_array_equal(np.stack(list(a.read())), images)
     assert a.recompute_sha256() == a.source_sha256
-    statistics, count = survey(open_recording(path, 14))
-    assert count == 5 and statistics == a.intensity
+    statistics, count, size = survey(open_recording(path, 14))
+    assert count == 5 and size == (24, 32) and statistics == a.intensity
 
     assert take(tmp_path).unchanged == ["a"]
     (a.folder / "a.yaml").write_text((a.folder / "a.yaml").read_text().replace("header: 16", "header: 0"))

@@ -18,6 +18,7 @@ from irstd.models.batch import to_device
 from irstd.models.contract import SegmentationModel, state
 from irstd.models.resize import Placement, Resize, resampled
 from irstd.training import loop
+from irstd.training.evaluation import measure
 
 OFFSET, SCALE = 7000.0, 1 / 256  # x is exact in float32
 INTERPOLATIONS = ("bilinear", "bicubic", "area", "nearest")
@@ -236,7 +237,7 @@ def test_training_takes_resized_frames_and_measures_on_the_native_grid(trained, 
     assert np.isfinite(reports[0]["loss"]) and reports[0]["val_fa"] is not None
     assert run.loader.gradient is False  # the stored map is not that of the resized frame
     pixels = sum(int(np.prod(b["size"][0])) for b in run.val)
-    measured = loop.measure(run.model, run.val, run.config.evaluate)
+    measured = measure(run.model, run.val, run.config.evaluate)
     assert measured.compute()["pixels"] == pixels
 
 
