@@ -31,7 +31,9 @@ class Nodes:
 
         environment.ensure_ray_token(home)
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("IRSTD_", "PREFECT_", "MLFLOW_", "RAY_"))}
-        self.environment = kept | workspace.environment(threads=1)
+        # Ray asks for this where all nodes have the address of this machine alone.
+        several = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
+        self.environment = kept | workspace.environment(threads=1) | several
         self.log, self.processes = log, []
         self.address = f"127.0.0.1:{free_port()}"
         self.head = self._start(
