@@ -177,7 +177,7 @@ def store(workspace):
 
 
 def test_search_trains_each_trial_as_a_child_run(workspace, searched):
-    assert "1 points were left out; most often: repeats trial 1" in searched.stdout
+    assert "a grid of 3 points; 2 trials (grid)" in searched.stdout
     assert "2 trials side by side" in searched.stdout
     assert last(searched)["best"]["train.lr"] in (0.001, 0.002)
     client = store(workspace)
