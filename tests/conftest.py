@@ -6,6 +6,9 @@ import json
 import os
 from pathlib import Path
 
+# The networks of the tests are tiny: a second thread only waits for the first, here and in all processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from irstd.config import ShardConfig
