@@ -30,6 +30,7 @@ def goals(text: str) -> dict[str, float]:
     return {what.partition(" (")[0]: float(goal) for what, goal in GOAL.findall(text)}
 
 
+@pytest.mark.slow
 def test_ggl_net_states_goals_and_memory(workspace, capsys):
     before = torch.get_num_threads()
     bench.models(workspace, 0.05, False, "ggl-net", **GGL)

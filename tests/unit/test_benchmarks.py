@@ -149,6 +149,7 @@ def test_a_table_has_mean_and_deviation():
     assert lines[2] == "| s | a | 2 | 3 ± 1.41 | - | 0.15 ± 0.0707 |"
 
 
+@pytest.mark.slow
 def test_the_studies_on_real_data(tmp_path):
     """What both scripts train on, from the real recordings and images."""
     trials = intensity_rules.trials(shared("").resolve(), tmp_path / "rules")

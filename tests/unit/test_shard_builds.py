@@ -205,6 +205,7 @@ def test_a_build_goes_on_wherever_it_was_killed(sample_data, without, tmp_path, 
     assert stop > 20 and unreadable == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["tars written", "set complete"])
 def test_what_killed_builds_left_is_never_taken_for_something_else(sample_data, without, tmp_path, steps, when):
     """Two builds of different shards are killed, the second before each of its steps; a third makes either of them."""

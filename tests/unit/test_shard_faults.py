@@ -71,7 +71,7 @@ def kind(line: str, out: Path) -> str:
     return next(name for name, pattern in KINDS.items() if re.search(pattern + "$", found[1]))
 
 
-@pytest.mark.parametrize("what", ["nr_inodes", "size"])
+@pytest.mark.parametrize("what", ["nr_inodes", pytest.param("size", marks=pytest.mark.slow)])
 def test_a_full_disk_is_one_line_wherever_it_strikes(sample_data, built, small_disk, what):
     """Room for one file more, or for a few blocks, each time, until the build comes to its end."""
     out = small_disk / "shards"
