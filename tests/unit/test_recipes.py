@@ -175,13 +175,13 @@ def test_a_quick_test_goes_the_same_way_with_less(path):
     assert (quick.train.ema > 0, quick.train.ema_ramp is None) == (whole.train.ema > 0, whole.train.ema_ramp is None)
 
 
-def shown(path: Path) -> object:
+def by_network(path: Path) -> object:
     """One recipe of each network at once, the others with the slow tests."""
     quick = path.stem in ("demo", "bp-fpn-halmstad")
     return pytest.param(path, id=path.stem, marks=() if quick else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("path", [shown(path) for path in RECIPES])
+@pytest.mark.parametrize("path", [by_network(path) for path in RECIPES])
 def test_the_quick_test_of_every_recipe_runs_and_learns_numbers(path, sample_shards, tmp_path):
     """Through the bare loop, on a smaller sample than the shipped one."""
     from runs import Keeper
