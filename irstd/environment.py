@@ -32,6 +32,8 @@ QUIET = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed",
     # Ray warns about its own next default; the choice is stated here.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray would give its workers the lowest share of the processor but four; a run of a plain script has the common one.
+    "RAY_worker_niceness": "0",
     "OMP_WAIT_POLICY": "PASSIVE",
     "OPENCV_LOG_LEVEL": "ERROR",
     "PREFECT_LOGGING_LEVEL": "WARNING",
