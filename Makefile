@@ -9,12 +9,13 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/irstd demo
 
-# Tests of the parts go side by side; those that start Ray, Prefect and MLflow one after the other: one Ray on a machine.
+# Tests that start no Ray go side by side; those that start Ray, Prefect and MLflow one after the other: one Ray on a machine.
 SIDE_BY_SIDE ?= 2
+APART := $(addprefix tests/integration/test_,$(addsuffix .py,flows road stack third_party)) tests/cluster
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" -n $(SIDE_BY_SIDE) --dist loadfile tests/unit
-	$(BIN)/python -m pytest -m "not slow" tests/integration tests/cluster
+	$(BIN)/python -m pytest -m "not slow" -n $(SIDE_BY_SIDE) --dist loadfile tests/integration tests/unit $(addprefix --ignore=,$(APART))
+	$(BIN)/python -m pytest -m "not slow" $(APART)
 
 test-all: test
 	$(BIN)/python -m pytest -m slow
