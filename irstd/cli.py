@@ -142,12 +142,19 @@ def ingest(
 
 @app.command()
 def export(
-    set: Annotated[str, typer.Argument(metavar="SET", help="a set of data/; irstd list data shows them")],
-    out: Annotated[Path, typer.Option("--out", help="a new folder")],
-    format: Annotated[str, typer.Option("--format", help="coco, mot or yolo")] = "coco",
+    what: Annotated[
+        str, typer.Argument(metavar="MODEL_URI|CHECKPOINT|SET", help="a model, or with --format a set of data/")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="a new file, or of a set a new folder")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="of a model: onnx or pt2")] = None,
+    attach: Annotated[
+        bool, typer.Option("--attach", help="of a model: keep the file with its version in the registry")
+    ] = False,
+    format: Annotated[str | None, typer.Option("--format", help="of a set: coco (default), mot or yolo")] = None,
 ) -> None:
-    """Write a set with its labels for other tools, frames as PNG with the sensor's counts."""
-    _call("export", set=set, format=format, out=out)
+    """Write a model as ONNX or as an exported graph (docs/EXPORT.md), or a set with its labels for other tools, frames as
+    PNG with the sensor's counts."""
+    _call("export", what=what, out=out, to=to, attach=attach, format=format)
 
 
 @app.command()
@@ -464,9 +471,14 @@ def bench_cluster(
 
 
 @bench.command("infer")
-def bench_infer(seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 10.0) -> None:
-    """Frames a second of the detector, against the bare network."""
-    _call("bench", "infer", seconds=seconds)
+def bench_infer(
+    seconds: Annotated[float, typer.Option("--seconds", min=0.5, help="of each comparison")] = 10.0,
+    exported: Annotated[
+        bool, typer.Option("--exported/--no-exported", help="the exported graph and onnxruntime too")
+    ] = True,
+) -> None:
+    """Frames a second of the detector, against the bare network; PyTorch, exported graph and onnxruntime side by side."""
+    _call("bench", "infer", seconds=seconds, exported=exported)
 
 
 @bench.command("doctor")

@@ -92,12 +92,22 @@ def cluster(workspace: Workspace, first: bool = True, **sizes: Any) -> None:
         _show("cluster", report)
 
 
-def infer(workspace: Workspace, seconds: float, **sizes: Any) -> None:
-    """Frames a second of the detector, against the bare network. `sizes`: see `irstd.bench.infer.measure`."""
+def infer(
+    workspace: Workspace, seconds: float, exported: bool = True, exports: dict[str, Any] | None = None, **sizes: Any
+) -> None:
+    """Frames a second of the detector, against the bare network; with `exported` of the exported graph and onnxruntime too.
+
+    `sizes`, `exports`: see `measure` in `irstd.bench.infer` and `irstd.bench.exports`.
+    """
     from irstd.bench import infer as bench
 
     with _scratch(workspace) as folder:
         _show("infer", bench.measure(folder, seconds, **sizes))
+    if exported:
+        from irstd.bench import exports as beside
+
+        say("bench: exporting, which takes about a minute")
+        _show("infer", beside.measure(seconds, **(exports or {})))
 
 
 def doctor(workspace: Workspace, seconds: float, **sizes: Any) -> None:

@@ -103,7 +103,7 @@ class SegmentationAdapter(SegmentationModel):
                 others = [m for m in _leaves(found) if m is not picked]
             found = picked
         name = type(self.module).__name__
-        wanted = (len(fed), 1, *fed.shape[-2:])
+        wanted = (fed.shape[0], 1, *fed.shape[-2:])  # len() would tie an exported graph to the number of frames
         if not isinstance(found, torch.Tensor) or tuple(found.shape) != wanted:
             given = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
             raise InputError(f"{name} gives {given} for frames {list(fed.shape)}, expected a map {list(wanted)}")
@@ -114,12 +114,14 @@ class SegmentationAdapter(SegmentationModel):
                 raise NonFinite(f"{name} gives NaN or infinity for finite frames")
             logit = map_B1HW.float()
             if self.output == "probability":
-                if logit.detach().amin() < 0 or logit.detach().amax() > 1:
+                # A graph that is traced has no values yet.
+                if not torch.compiler.is_compiling() and (logit.detach().amin() < 0 or logit.detach().amax() > 1):
                     raise InputError(f"{name} gives values outside [0, 1], and its output is said to be probability")
                 logit = torch.logit(logit.clamp(CERTAIN, 1 - CERTAIN))
             if logit.shape[-2:] != fed.shape[-2:]:
                 logit = F.interpolate(logit, fed.shape[-2:], mode="bilinear", align_corners=False)
-            logits.append(logit[..., :height, :width])
+            # A negative padding crops: a slice would tie an exported graph to whether a size was a multiple of the stride.
+            logits.append(F.pad(logit, (0, width - fed.shape[-1], 0, height - fed.shape[-2])))
         return logits
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -111,11 +111,13 @@ def normalised(batch: Batch) -> torch.Tensor:
     column, so that it is no edge.
     """
     frames_BTHW = batch["frames"]
-    with torch.autocast(frames_BTHW.device.type, enabled=False):
-        offset = batch["offset"].float().view(-1, 1, 1, 1)
-        scale = batch["scale"].float().view(-1, 1, 1, 1)
-        x_BTHW = (frames_BTHW.to(torch.float32) - offset) * scale
-        return replicate_padding(x_BTHW, batch.get("size"))
+    device = frames_BTHW.device.type
+    if torch.is_autocast_enabled(device):  # only then, which keeps autocast out of exported graphs
+        with torch.autocast(device, enabled=False):
+            return normalised(batch)
+    offset = batch["offset"].float().view(-1, 1, 1, 1)
+    scale = batch["scale"].float().view(-1, 1, 1, 1)
+    return replicate_padding((frames_BTHW.to(torch.float32) - offset) * scale, batch.get("size"))
 
 
 def replicate_padding(x: torch.Tensor, size_B2: torch.Tensor | None) -> torch.Tensor:

@@ -14,7 +14,7 @@ from irstd.errors import InputError
 from irstd.files import canonical_json, sha256_file, sha256_text
 from irstd.foreign import Source
 from irstd.inference.package import CODE, WEIGHTS, Package
-from irstd.registry import layers, lineage, models
+from irstd.registry import exports, layers, lineage, models
 from irstd.registry.tracking import client
 from irstd.training.identity import code_hash_of
 from irstd.workspace import Workspace
@@ -34,6 +34,8 @@ def verify(workspace: Workspace, package: Package, version: Any | None, shards: 
     yield "weights", _weights(package, version)
     if "files" in package.content:
         yield "files of the package", next((f"{name} {wrong}" for name, wrong in package.altered()), None)
+    if version is not None and any(tag.startswith(exports.TAG) for tag in version.tags):
+        yield "exported graphs", exports.altered(package.folder.parents[1], version)
     if "source" in noted:
         return
     content = package.config.identity() | {"sets": noted["sets"], "code": noted["code"]}

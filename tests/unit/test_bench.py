@@ -82,7 +82,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
             id="train",
             marks=pytest.mark.slow,
         ),
-        pytest.param(lambda w: bench.infer(w, 0.05, scenes=TINY, width=4), ["detector / bare network"], id="infer"),
+        pytest.param(
+            lambda w: bench.infer(w, 0.05, exported=False, scenes=TINY, width=4),
+            ["detector / bare network"],
+            id="infer",
+        ),
         pytest.param(
             lambda w: bench.doctor(w, 0.05, scenes=TINY),
             ["doctor / decoding alone, FFV1", "doctor / decoding alone, PNG"],

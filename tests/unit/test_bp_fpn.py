@@ -285,14 +285,6 @@ def test_channels_last():
     torch.testing.assert_close(model.to(memory_format=torch.channels_last)(frames_BTHW), expected, rtol=1e-3, atol=1e-5)
 
 
-def test_an_exported_graph_accepts_any_size():
-    model = small(2)
-    dynamic = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    exported = torch.export.export(model, (clips(2, 2, 35, 50),), dynamic_shapes=(dynamic,)).module()
-    for shape in ((1, 2, 33, 70), (2, 2, 48, 64)):
-        torch.testing.assert_close(exported(clips(*shape)), model(clips(*shape)))
-
-
 # Streaming
 
 

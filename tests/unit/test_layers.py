@@ -31,6 +31,7 @@ ORDER = (
     "irstd/workspace.py irstd/environment.py",
     "irstd/bench/ irstd/comparison/",
     "irstd/reports/",
+    "irstd/export/",
     "irstd/training/",
     "irstd/inference/",
     "irstd/models/",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 
 from irstd.commands import detect, going_on
 from irstd.errors import InputError, WorkError
+from irstd.files import sha256_file
 from irstd.inference import card, domain, package
 from irstd.inference.detector import Detector
 from irstd.registry import layers, models, tracking
@@ -262,3 +264,33 @@ def test_training_starts_from_a_version(workspace, capsys):
     assert going_on.begin(workspace.runs / job.name, job) == {"init_from": origin}
     with pytest.raises(InputError, match="ggl-net has no alias 'champoin'"):
         going_on.start(workspace, versions.CONFIGS["ggl-net"], "models:/ggl-net@champoin")
+
+
+def test_an_exported_graph_goes_with_its_version(workspace, tmp_path, capsys):
+    import mlflow
+    import onnx
+
+    from irstd.commands import export
+    from irstd.registry import exports, verification
+
+    export.model(workspace, "models:/ggl-net@champion", None, "onnx", True)
+    version = models.resolve(workspace, "models:/ggl-net@champion")
+    uri = f"models:/ggl-net/{version.version}/exports/model.onnx"
+    assert f"attached: {uri}" in capsys.readouterr().out
+    file = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path)))
+    assert sha256_file(file) == version.tags[f"{exports.TAG}onnx"]
+    about = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
+    assert about["irstd.model"] == f"models:/ggl-net/{version.version}"
+    assert about["irstd.package_sha256"] == version.tags[models.SEAL]
+    assert (about["irstd.intensity"], about["irstd.bit_depth"]) == ("frame", "14")
+
+    def link():
+        fetched = models.package(workspace, "models:/ggl-net@champion", checked=False)
+        return dict(verification.verify(workspace, fetched, version, workspace.shards))["exported graphs"]
+
+    assert link() is None
+    (kept,) = (workspace.home / "mlflow" / "artifacts").rglob("exports/model.onnx")
+    kept.write_bytes(kept.read_bytes()[:-1] + b"x")
+    assert re.match(r"model.onnx is [0-9a-f]{12}, attached was [0-9a-f]{12}", link())
+    kept.unlink()
+    assert "model.onnx cannot be read" in link()

@@ -133,7 +133,7 @@ class GGLNet(SegmentationModel):
         """
         self._check_image(image_BCHW)
         height, width = image_BCHW.shape[-2:]
-        bottom, right = -height % STRIDE, -width % STRIDE
+        bottom, right = _missing(height), _missing(width)
         padded_BCHW = F.pad(image_BCHW, (0, right, 0, bottom), mode="replicate")
         # Activation checkpointing of all levels: with the finest three alone more than half of the resident memory stayed.
         run = recomputed if self.training and self.activation_checkpointing else kept
@@ -187,7 +187,7 @@ class GGLNet(SegmentationModel):
             )
         if not finite(gradient_BCHW):
             raise InputError("the gradient map holds NaN or infinity")
-        return F.pad(gradient_BCHW.float(), (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+        return F.pad(gradient_BCHW.float(), (0, _missing(width), 0, _missing(height)), mode="replicate")
 
     def _check_image(self, image_BCHW: torch.Tensor) -> None:
         if not image_BCHW.is_floating_point():
@@ -197,6 +197,12 @@ class GGLNet(SegmentationModel):
         shape = tuple(image_BCHW.shape)
         if len(shape) != 4 or shape[1] not in (1, self.in_channels) or min(shape[2:]) < 1:
             raise InputError(f"GGLNet takes images [B, {self.in_channels} or 1, H >= 1, W >= 1], got {shape}")
+
+
+def _missing(side: int) -> int:
+    """Pixels that `side` lacks to a multiple of the stride."""
+    # Written as a product, from which an exported graph can tell that each stage halves the size.
+    return (side + STRIDE - 1) // STRIDE * STRIDE - side
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
