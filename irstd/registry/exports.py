@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from irstd.errors import WorkError
+from irstd.errors import InputError
 from irstd.files import sha256_file
 from irstd.registry.tracking import client
 from irstd.workspace import Workspace
@@ -21,14 +21,16 @@ def attach(workspace: Workspace, version: Any, file: Path, format: str) -> str:
     """Put `file` into the version's artifacts as `exports/model.<format>`, and its hash among the version's tags; the URI
     by which MLflow downloads it. One that is there is replaced."""
     found = client(workspace)
-    if not version.model_id:
-        raise WorkError(
-            f"{version.name} version {version.version}: has no artifacts of its own; it was not registered by irstd"
+    # The registry's stores do not fill in `model_id`, but every version of ours is made from a logged model.
+    model_id = version.model_id or str(version.source).removeprefix("models:/")
+    if not model_id.startswith("m-"):
+        raise InputError(
+            f"{version.name} version {version.version}: was not registered by irstd; write --out FILE instead"
         )
     with tempfile.TemporaryDirectory(prefix="irstd-attach-") as place:
         named = Path(place) / f"model.{format}"
         shutil.copyfile(file, named)
-        found.log_model_artifact(version.model_id, str(named), FOLDER)
+        found.log_model_artifact(model_id, str(named), FOLDER)
         # Last: a tag without its file would be a broken link.
         found.set_model_version_tag(version.name, version.version, f"{TAG}{format}", sha256_file(named))
     return f"models:/{version.name}/{version.version}/{FOLDER}/model.{format}"
