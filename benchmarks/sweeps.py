@@ -1,11 +1,13 @@
-"""TPE with ASHA against the full grid and against random search, on a small space whose every point was really trained.
+"""TPE with ASHA against the full grid and against random search, on small spaces whose every point was really trained.
 
     python -m benchmarks.sweeps [--out FILE] [--picture FILE] [--seeds N]
 
-Each of the 48 points of the space (rate, optimizer, loss and width of a small network, on generated recordings) is trained
-once for all epochs by the product's loop; its learning curve is a line of FILE, kept by what decides it, so that the training
-can be killed and goes on. Then the product's own `Sweep` (searcher, stopping rule, journal) searches the space against these
-curves: two trials side by side on a simulated clock, on which an epoch of any trial takes as long as of any other.
+Two spaces of a small network on generated recordings: `optimizer` (rate, optimizer, loss, width; 48 points) and, for whatever is
+learnt from the first, `schedule` (rate, warm-up, width on fainter targets; 45 points). Each point is trained once for all
+epochs by the product's loop; its learning curve is a line of FILE, kept by what decides it, so that the training can be killed
+and goes on. Then the product's own `Sweep` (searcher, stopping rule, journal) searches the space against these curves, two
+trials side by side on a simulated clock, on which an epoch of any trial takes as long as of any other: trainings are
+deterministic, so a search sees what it would have trained.
 
     regret = (best of the grid - found) / (best of the grid - median of the grid)
 
@@ -41,21 +43,38 @@ from irstd.training.loop import fit
 
 EPOCHS = 9
 METRIC = "val_iou"
-SPACE = spaces.Space.model_validate(
-    {
-        "name": "bench",
-        "model": "benchmarks.small_network:Small",
-        "fixed": {"data.crop": 32, "train.batch": 4, "train.epochs": EPOCHS},
-        "space": {
-            "train.lr": {"choice": [3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1]},
-            "train.optimizer": {"choice": ["adamw", "sgd"]},
-            "train.loss.bce": {"choice": [1.0, 5.0]},
-            "model.options.width": {"choice": [4, 12]},
-        },
-        "search": "grid",
-        "scheduler": {"kind": "asha", "grace": 1, "reduction": 3},
-    }
-)
+
+
+def _space(knobs: dict[str, Any]) -> spaces.Space:
+    return spaces.Space.model_validate(
+        {
+            "name": "bench",
+            "model": "benchmarks.small_network:Small",
+            "fixed": {"data.crop": 32, "train.batch": 4, "train.epochs": EPOCHS},
+            "space": {path: {"choice": values} for path, values in knobs.items()},
+            "search": "grid",
+            "scheduler": {"kind": "asha", "grace": 1, "reduction": 3},
+        }
+    )
+
+
+SPACES = {
+    "optimizer": _space(
+        {
+            "train.lr": [3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1],
+            "train.optimizer": ["adamw", "sgd"],
+            "train.loss.bce": [1.0, 5.0],
+            "model.options.width": [4, 12],
+        }
+    ),
+    "schedule": _space(
+        {
+            "train.lr": [3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
+            "train.warmup": [0, 20, 60],
+            "model.options.width": [4, 8, 16],
+        }
+    ),
+}
 ARMS: dict[str, dict[str, Any]] = {
     "tpe + asha": {"search": "tpe"},
     "random + asha": {"search": "random"},
@@ -64,30 +83,34 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 PARALLEL = 2
 SHARE = 1 / 3
-SCENE: dict[str, Any] = {"targets": 2, "scr": 15.0, "target_size": (3.0, 4.0), "clutter": 8, "hot_pixels": 2}
+SCR = {"optimizer": 15.0, "schedule": 10.0}
+SCENE: dict[str, Any] = {"targets": 2, "target_size": (3.0, 4.0), "clutter": 8, "hot_pixels": 2}
 KINDS = ("clouds", "sea", "horizon", "ground")
 
 
-def scenes(work: Path) -> Path:
+def scenes(work: Path, study: str = "optimizer") -> Path:
     """Shards of generated recordings: 8 to train on, 2 to measure."""
+    work = work / study
     given = {}
     for number in range(10):
         kind, name = KINDS[number % 4], f"{KINDS[number % 4]}-{number:02d}"
-        spec = SceneSpec(48, 48, 10, fps=25.0, seed=900 + number, kind=kind, offset=3000, span=120, **SCENE)
+        spec = SceneSpec(
+            48, 48, 10, fps=25.0, seed=900 + number, kind=kind, offset=3000, span=120, scr=SCR[study], **SCENE
+        )
         scene = render(spec)
         write_recording(work / "source", name, scene.frames_THW, scene.masks_THW)
         given[name] = "train" if number < 8 else "val"
     return build_shards(work / "source", work, "scenes", ShardConfig(frames=1, chunk=10), given)
 
 
-def trained(shards: Path, out: Path) -> dict[str, list[dict[str, Any]]]:
+def trained(space: spaces.Space, shards: Path, out: Path) -> dict[str, list[dict[str, Any]]]:
     """The learning curve of each point of the grid, by `points.key`; what `out` holds is taken from there."""
     digests = {m.set: m.digest for m in read_all(shards)}
     code = code_hash() + sha256_file(Path(small_network.__file__))
     rows, found = {row["run"]: row for row in read_rows(out)}, {}
-    grid = list(points.grid(SPACE))
+    grid = list(points.grid(space))
     for number, point in enumerate(grid, 1):
-        config = spaces.config_of(SPACE, Path(), point)
+        config = spaces.config_of(space, Path(), point)
         run = sha256_text(canonical_json([config.identity(), digests, code]))[:12]
         if run not in rows:
             curve: list[dict[str, Any]] = []
@@ -102,9 +125,11 @@ def trained(shards: Path, out: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def simulated(curves: dict[str, list[dict[str, Any]]], arm: str, seed: int, budget: int) -> list[tuple[int, float]]:
+def simulated(
+    space: spaces.Space, curves: dict[str, list[dict[str, Any]]], arm: str, seed: int, budget: int
+) -> list[tuple[int, float]]:
     """[(epochs trained so far, value of the best trial that ran to its end)] of one search with `budget` epochs."""
-    space = SPACE.model_copy(update={"seed": seed} | ARMS[arm])
+    space = space.model_copy(update={"seed": seed} | ARMS[arm])
     clock = [0.0]
     sweep = Sweep(
         searchers.make(space),
@@ -132,17 +157,18 @@ def simulated(curves: dict[str, list[dict[str, Any]]], arm: str, seed: int, budg
         found.append((used, ranked[0].value if ranked else 0.0))
 
 
-def regrets(curves: dict[str, list[dict[str, Any]]], seeds: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
+def regrets(
+    study: str, curves: dict[str, list[dict[str, Any]]], seeds: int
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Rows {"arm", "seed", "share", "regret"}, share being that of the grid's steps; and the grid's numbers."""
     final = sorted(curve[-1][f"best_{METRIC}"] for curve in curves.values())
     best, middle, total = final[-1], median(final), EPOCHS * len(curves)
     rows = []
     for arm in ARMS:
         for seed in range(seeds):
-            for used, value in simulated(curves, arm, seed, round(total * SHARE)):
-                rows.append(
-                    {"arm": arm, "seed": seed, "share": used / total, "regret": (best - value) / (best - middle)}
-                )
+            for used, value in simulated(SPACES[study], curves, arm, seed, round(total * SHARE)):
+                regret = (best - value) / (best - middle)
+                rows.append({"space": study, "arm": arm, "seed": seed, "share": used / total, "regret": regret})
     return rows, {"points": len(curves), "best": best, "median": middle, "worst": final[0]}
 
 
@@ -153,28 +179,38 @@ def at(rows: list[dict[str, Any]], arm: str, share: float) -> list[float]:
     return [[row["regret"] for row in mine if row["seed"] == seed][-1] for seed in seeds]
 
 
-def picture(rows: list[dict[str, Any]], path: Path) -> None:
-    """Median regret over the share of the grid's steps, a line an arm."""
-    import matplotlib
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows {"space", "arm", "share", "median", "least", "greatest"} over the seeds, at 61 shares of the grid's steps."""
+    found = []
+    for study in dict.fromkeys(row["space"] for row in rows):
+        mine = [row for row in rows if row["space"] == study]
+        for arm in dict.fromkeys(row["arm"] for row in mine):
+            for share in (SHARE * i / 60 for i in range(61)):
+                values = at(mine, arm, share)
+                row = {"space": study, "arm": arm, "share": round(share, 4), "median": round(median(values), 4)}
+                found.append(row | {"least": round(min(values), 4), "greatest": round(max(values), 4)})
+    return found
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6, 4))
-    shares = [SHARE * i / 60 for i in range(61)]
-    for arm in ARMS:
-        axes.step(shares, [median(at(rows, arm, share)) for share in shares], where="post", label=arm)
-    axes.axhline(0.1, color="grey", linewidth=0.8, linestyle=":")
-    axes.set(xlabel="share of the grid's steps", ylabel="regret (median over seeds)", ylim=(-0.02, 1.5))
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+def picture(found: list[dict[str, Any]], path: Path) -> None:
+    """Median regret over the share of the grid's steps: a panel a space, a line an arm."""
+    from matplotlib.figure import Figure
+
+    studies = list(dict.fromkeys(row["space"] for row in found))
+    figure = Figure(figsize=(5.5 * len(studies), 4), layout="constrained")
+    for axes, study in zip(figure.subplots(1, len(studies), squeeze=False)[0], studies, strict=True):
+        for arm in ARMS:
+            mine = [row for row in found if (row["space"], row["arm"]) == (study, arm)]
+            axes.step([row["share"] for row in mine], [row["median"] for row in mine], where="post", label=arm)
+        axes.axhline(0.1, color="grey", linewidth=0.8, linestyle=":")
+        axes.set(title=study, xlabel="share of the grid's steps", ylabel="regret (median of seeds)", ylim=(-0.02, 1.5))
+        axes.legend()
+    figure.savefig(path, dpi=80)
 
 
 def show(rows: list[dict[str, Any]], grid: dict[str, float]) -> None:
     print(json.dumps(grid))
-    print(f"regret, median [least, greatest] of {len({r['seed'] for r in rows})} seeds")
+    print(f"{rows[0]['space']}: regret, median [least, greatest] of {len({r['seed'] for r in rows})} seeds")
     shares = (SHARE / 4, SHARE / 2, SHARE)
     print(f"{'search':14}" + "".join(f"{f'{share:.0%} of the steps':>26}" for share in shares))
     for arm in ARMS:
@@ -182,7 +218,7 @@ def show(rows: list[dict[str, Any]], grid: dict[str, float]) -> None:
         for share in shares:
             found = at(rows, arm, share)
             cells.append(f"{median(found):.3f} [{min(found):.3f}, {max(found):.3f}]")
-        print(f"{arm:14}" + "".join(f"{cell:>26}" for cell in cells))
+        print(f"{arm:14}" + "".join(f"{cell:>26}" for cell in cells), flush=True)
 
 
 def main() -> None:
@@ -191,16 +227,20 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="PNG of regret over steps; a CSV is written beside it")
     parser.add_argument("--seeds", type=int, default=5)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as work, pinned():
-        curves = trained(scenes(Path(work)), given.out)
-    rows, grid = regrets(curves, given.seeds)
-    show(rows, grid)
+    rows = []
+    for study, space in SPACES.items():
+        with tempfile.TemporaryDirectory() as work, pinned():
+            curves = trained(space, scenes(Path(work), study), given.out)
+        found, grid = regrets(study, curves, given.seeds)
+        show(found, grid)
+        rows += found
     if given.picture:
-        picture(rows, given.picture)
+        found = summary(rows)
+        picture(found, given.picture)
         with given.picture.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(found)
 
 
 if __name__ == "__main__":

@@ -252,6 +252,17 @@ def tune(
 
 
 @app.command()
+def sweep(
+    name: Annotated[
+        str | None, typer.Argument(help="of a sweep, or its beginning (the space's name); default: the newest")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="the page; default: beside the sweep's record")] = None,
+) -> None:
+    """Write the page of a search anew: trials, curves, what each path does, the winner."""
+    _call("sweep_page", name=name, out=out)
+
+
+@app.command()
 def evaluate(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL_URI", help="models:/ggl-net@champion, or a package's folder")
@@ -408,8 +419,8 @@ def bundle(
 
 
 @app.command("list")
-def list_(what: Annotated[str, typer.Argument(help="data, sets, runs or models")] = "data") -> None:
-    """Data sets, public sets that can be had by name, runs, or registered models."""
+def list_(what: Annotated[str, typer.Argument(help="data, sets, runs, sweeps or models")] = "data") -> None:
+    """Data sets, public sets that can be had by name, runs, sweeps, or registered models."""
     _call("listing", what=what)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from prefect.artifacts import create_markdown_artifact
 
@@ -19,4 +20,6 @@ def publish(flow: str, result: dict[str, Any] | None) -> None:
 def _cell(value: Any) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     text = text.replace("|", "\\|").replace("\n", " ")
+    if text.startswith("/") and text.endswith(".html"):
+        return f"[{text}](file://{quote(text)})"
     return f"[{text}]({text})" if text.startswith(("http://", "https://")) else text

@@ -124,8 +124,8 @@ class TPE:
         if state.is_finished() and trial.value is None:
             state = optuna.trial.TrialState.FAIL
         return optuna.trial.create_trial(
-            params={path: _inner(knobs[path], value) for path, value in trial.point.items()},
-            distributions={path: _distribution(knobs[path]) for path in trial.point},
+            params={path: inner(knobs[path], value) for path, value in trial.point.items()},
+            distributions={path: distribution(knobs[path]) for path in trial.point},
             # Optuna's steps are whole numbers.
             intermediate_values={round(1000 * epoch): value for epoch, value in trial.curve},
             value=trial.value if state == optuna.trial.TrialState.COMPLETE else None,
@@ -133,16 +133,29 @@ class TPE:
         )
 
 
-def _distribution(knob: Knob) -> Any:
+def ordered(knob: Knob) -> bool:
+    """Whether the values of a choice are three numbers or more that rise or fall: what is good at one is then a hint for its
+    neighbours, which names do not give."""
+    values = knob.values
+    if (
+        knob.kind != "choice"
+        or len(values) < 3
+        or any(isinstance(v, bool) or not isinstance(v, int | float) for v in values)
+    ):
+        return False
+    return sorted(set(values)) == values or sorted(set(values)) == values[::-1]
+
+
+def distribution(knob: Knob) -> Any:
     from optuna import distributions
 
     low, high = knob.values[:2] if knob.kind != "choice" else (0, 0)
-    if knob.kind == "choice":
+    if knob.kind == "choice" and not ordered(knob):
         # By place: a value may be a list, and 1, 1.0 and true are different ones.
         return distributions.CategoricalDistribution(tuple(range(len(knob.values))))
     if knob.kind == "int":
         return distributions.IntDistribution(int(low), int(high))
-    if knob.kind == "quniform":
+    if knob.kind in ("choice", "quniform"):
         return distributions.IntDistribution(0, len(knob.points or []) - 1)
     return distributions.FloatDistribution(float(low), float(high), log=knob.kind == "loguniform")
 
@@ -150,7 +163,7 @@ def _distribution(knob: Knob) -> Any:
 def _suggested(trial: Any, path: str, knob: Knob) -> Any:
     if knob.kind in ("choice", "quniform"):
         values = knob.points or []
-        if knob.kind == "choice":
+        if knob.kind == "choice" and not ordered(knob):
             return values[trial.suggest_categorical(path, tuple(range(len(values))))]
         return values[trial.suggest_int(path, 0, len(values) - 1)]
     low, high = knob.values
@@ -159,7 +172,7 @@ def _suggested(trial: Any, path: str, knob: Knob) -> Any:
     return within(knob, trial.suggest_float(path, float(low), float(high), log=knob.kind == "loguniform"))
 
 
-def _inner(knob: Knob, value: Any) -> Any:
+def inner(knob: Knob, value: Any) -> Any:
     """A value as Optuna knows it."""
     if knob.kind == "choice":
         return next(i for i, v in enumerate(knob.values) if v == value and type(v) is type(value))

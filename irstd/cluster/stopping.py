@@ -11,6 +11,15 @@ from typing import Any
 from irstd.cluster.spaces import Scheduler
 
 
+def rungs(rule: Scheduler, epochs: float) -> list[float]:
+    """Epochs at which ASHA decides."""
+    found, rung = [], float(rule.grace)
+    while rule.kind == "asha" and rung < epochs:
+        found.append(rung)
+        rung *= rule.reduction
+    return found
+
+
 class Stopping:
     """One rule over the trials of a sweep. epochs: of a trial that nothing stops."""
 
@@ -39,12 +48,7 @@ class Stopping:
 
     @property
     def rungs(self) -> list[float]:
-        """Epochs at which ASHA decides."""
-        found, rung = [], float(self.rule.grace)
-        while self.rule.kind == "asha" and rung < self.epochs:
-            found.append(rung)
-            rung *= self.rule.reduction
-        return found
+        return rungs(self.rule, self.epochs)
 
     def report(self, number: int, epoch: float, value: float) -> bool:
         """Whether the trial is to stop. A trial's last report is kept for the others and stops nothing."""

@@ -66,6 +66,7 @@ class Sweep:
         trials, hours: the budget; None: without end.
         metric: key of the rows that decides. A row's value is its "best_" one, the best so far.
         watch: told of each event after it was applied, and of the trial that it is about.
+        begin: False: the sweep is only looked at, as it stood when its journal ended.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Sweep:
         hours: float | None = None,
         watch: Callable[[Event, Trial | None], None] = lambda event, trial: None,
         clock: Callable[[], float] = time.time,
+        begin: bool = True,
     ) -> None:
         self.searcher, self.stopping, self.journal = searcher, stopping, journal
         self.name_of, self.known, self.metric = name_of, known, metric
@@ -94,9 +96,10 @@ class Sweep:
         self._doomed: dict[int, str] = {}
         for event in journal.read():
             self._apply(event)
-        self.event("begin")
-        for trial in self.trials:
-            self._settle(trial)
+        if begin:
+            self.event("begin")
+            for trial in self.trials:
+                self._settle(trial)
 
     # -- what is asked of it ---------------------------------------------------------------------------------------
 

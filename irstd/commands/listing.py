@@ -6,6 +6,7 @@ import datetime
 from typing import Any
 
 from irstd import versioning
+from irstd.commands import sweep_page
 from irstd.commands.show import boxes_scored, say, scored, size, table
 from irstd.data import sequence, splits
 from irstd.errors import InputError, nearest
@@ -14,9 +15,9 @@ from irstd.workspace import Workspace
 
 
 def run(workspace: Workspace, what: str) -> None:
-    kinds = {"data": _data, "sets": _sets, "runs": _runs, "models": _models}
+    kinds = {"data": _data, "sets": _sets, "runs": _runs, "sweeps": sweep_page.listed, "models": _models}
     if what not in kinds:
-        raise InputError(f"list {what!r}{nearest(what, kinds)}: choose data, sets, runs or models")
+        raise InputError(f"list {what!r}{nearest(what, kinds)}: choose data, sets, runs, sweeps or models")
     kinds[what](workspace)
 
 

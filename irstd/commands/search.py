@@ -16,6 +16,7 @@ from irstd.commands import train as training
 from irstd.commands.leaderboard import Board, both
 from irstd.commands.search_plan import Planned
 from irstd.commands.show import say
+from irstd.commands.sweep_page import NAME, Page
 from irstd.commands.sweeps import Record
 from irstd.errors import InputError, WorkError
 from irstd.files import canonical_json, sha256_text
@@ -50,7 +51,7 @@ class Search(Planned):
 
         space, config, old = self.space, self.default.config, sweeps.read(self.folder)
         epochs = config.train.epochs
-        record = Record(self.folder, self.head())
+        record = Record(self.folder, self.head(), Page(self.folder))
         record.epochs = epochs
         board = Board(self.metric, epochs=epochs)
         sweep = self._sweep(
@@ -84,6 +85,7 @@ class Search(Planned):
             "metric": self.metric,
             "rows": [self._row(t, t is best) for t in sweep.trials],
             "url": self.url,
+            "page": str(self.folder / NAME),
             "best": {"number": best.number, "overrides": best.overrides, "run": best.run, "metrics": best.rows[-1]},
             "confirmation": confirmed,
             "winner": winner,
@@ -168,7 +170,9 @@ class Search(Planned):
         from irstd.registry import tracking
 
         run_id = self.whole.open()
-        tracking.log_files(self.workspace, run_id, [self.folder / "sweep.json", self.folder / "curves.csv"])
+        files = ("sweep.json", "curves.csv", NAME)
+        tracking.log_files(self.workspace, run_id, [self.folder / name for name in files])
+        tracking.set_tags(self.workspace, run_id, {"irstd.page": NAME})
         tracking.finish(self.workspace, run_id, metrics={f"best_{self.metric}": best.value} | _numbers(confirmed))
         self.url = tracking.run_url(self.workspace, run_id)
 

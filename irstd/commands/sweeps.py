@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import time
+from collections.abc import Callable
 from csv import DictWriter
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,22 @@ from irstd.cluster.sweep import Sweep, Trial
 from irstd.files import read_json, write_atomic, write_json
 
 SCHEMA = 1
+HEAD = ("sweep", "space", "overrides", "objective", "knobs", "plan", "estimate", "mlflow")
+"""Keys that are known before the first trial."""
 PAUSE = 2.0
 """Seconds between writings because of reports alone."""
 
 
 class Record:
-    """`head`: what is known before the first trial (docs/FORMATS.md). Told of each event, it writes the files in `folder`."""
+    """`head`: what is known before the first trial (docs/FORMATS.md). Told of each event, it writes the files in `folder`.
 
-    def __init__(self, folder: Path, head: dict[str, Any]) -> None:
-        self.folder, self.head = folder, head
+    page: is told of the record each time, and whether the search is over, or has stopped.
+    """
+
+    def __init__(
+        self, folder: Path, head: dict[str, Any], page: Callable[[dict[str, Any], bool], None] | None = None
+    ) -> None:
+        self.folder, self.head, self.page = folder, head, page
         self.sweep: Sweep | None = None
         self.epochs: float = 0
         self.more: dict[str, Any] = {"confirmation": None, "winner": None, "model": None}
@@ -41,10 +49,13 @@ class Record:
         if self.sweep is None:
             return
         self._written = time.monotonic()
-        write_json(self.folder / "sweep.json", self.content(state))
+        content = self.content(state)
+        write_json(self.folder / "sweep.json", content)
         write_atomic(self.folder / "curves.csv", curves(self.sweep.trials))
+        if self.page is not None:
+            self.page(content, state != "running")
 
-    def content(self, state: str) -> dict[str, Any]:
+    def content(self, state: str, updated: str | None = None) -> dict[str, Any]:
         sweep = self.sweep
         assert sweep is not None
         best = sweep.best()
@@ -54,7 +65,7 @@ class Record:
             **self.head,
             "state": state,
             "started": self._started,
-            "updated": iso(time.time()),
+            "updated": updated or iso(time.time()),
             "seconds": round(sweep.elapsed(), 1),
             "counts": {name: states.count(name) for name in dict.fromkeys(states)},
             "skipped": sweep.reasons,

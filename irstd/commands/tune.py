@@ -54,6 +54,7 @@ def run(
     result(
         sweep=found["name"],
         mlflow=found["url"],
+        page=found["page"],
         best=best["overrides"],
         winner=found["winner"],
         model=f"models:/{name}/{version}" if version else None,

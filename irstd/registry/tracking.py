@@ -275,6 +275,10 @@ def log_files(workspace: Workspace, run_id: str, paths: Iterable[Path], folder: 
             found.log_artifact(run_id, str(path), folder)
 
 
+def set_tags(workspace: Workspace, run_id: str, tags: Mapping[str, str]) -> None:
+    _set_tags(client(workspace), run_id, tags)
+
+
 def log_text(workspace: Workspace, run_id: str, text: str, name: str) -> None:
     client(workspace).log_text(run_id, text, name)
 

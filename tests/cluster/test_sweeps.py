@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -58,19 +57,26 @@ def record(place: Path, name: str) -> dict:
 
 
 def killed(place: Path, name: str, events: int) -> None:
-    """Start the search and kill its driver after so many further events."""
+    """Start the search and kill its driver after so many further events. What it said is in the file `NAME-N.out`."""
     before = len(journal(place, name))
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("IRSTD_", "PREFECT_", "MLFLOW_", "RAY_"))}
-    command = [sys.executable, "-m", "irstd", "tune", name, "--no-register"]
-    process = subprocess.Popen(command, cwd=place, env=kept, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and len(journal(place, name)) < before + events:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    deadline = time.monotonic() + 60
+    command = [sys.executable, "-u", "-m", "irstd", "tune", name, "--no-register"]
+    told = place.parent / f"{name}-{len([*place.parent.glob(f'{name}-*.out')])}.out"
+    with told.open("w") as out:
+        process = subprocess.Popen(command, cwd=place, env=kept, stdout=out, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None and len(journal(place, name)) < before + events:
+                time.sleep(0.02)
+            early = process.poll()
+        finally:
+            process.kill()
+            process.wait()
+    # A search that was quicker than its killer is fine; one that failed is not.
+    assert early in (None, 0), f"the driver ended by itself with status {early}:\n{told.read_text()}"
+    deadline = time.monotonic() + 120
     while of_workspace(place) and time.monotonic() < deadline:
         time.sleep(1)
-    assert not of_workspace(place)
+    assert not of_workspace(place), told.read_text()
 
 
 def test_a_search_that_is_killed_goes_on_and_runs_nothing_twice(place):
@@ -79,11 +85,13 @@ def test_a_search_that_is_killed_goes_on_and_runs_nothing_twice(place):
         "tough",
         search="tpe",
         scheduler={"kind": "asha", "grace": 1, "reduction": 2},
-        budget={"trials": 6, "epochs": 4},
+        budget={"trials": 4, "epochs": 3},
     )
-    draw = random.Random(time.time_ns())
-    killed(place, "tough", draw.randint(3, 9))
-    killed(place, "tough", draw.randint(2, 12))
+    seed = int(os.environ.get("IRSTD_TEST_SEED") or time.time())
+    print(f"IRSTD_TEST_SEED={seed}")
+    draw = random.Random(seed)
+    killed(place, "tough", draw.randint(3, 7))
+    killed(place, "tough", draw.randint(2, 8))
     first = [event["run"] for event in journal(place, "tough") if event["event"] == "ask"]
     done = irstd(place, "tune", "tough", "--resume", "--no-register", timeout=500)
     events = journal(place, "tough")
@@ -96,12 +104,14 @@ def test_a_search_that_is_killed_goes_on_and_runs_nothing_twice(place):
             assert event["trial"] not in over, "a trial that was over began again"
         elif event["event"] == "report":
             steps.setdefault(event["trial"], []).append(event["row"]["step"])
-    assert over == {1, 2, 3, 4, 5, 6} and len({e["run"] for e in events if e["event"] == "ask"}) == 6
+    assert over == {1, 2, 3, 4} and len({e["run"] for e in events if e["event"] == "ask"}) == 4
     assert [e["run"] for e in events if e["event"] == "ask"][: len(first)] == first
     assert all(found == sorted(set(found)) for found in steps.values()), "a step was reported twice"
     found = record(place, "tough")
     assert found["state"] == "finished" and set(found["counts"]) <= {"finished", "pruned"}
-    assert "trial 6/6" in done.stdout or "searched before" in done.stdout
+    assert "trial 4/4" in done.stdout or "searched before" in done.stdout
+    (page,) = (place / ".irstd" / "sweeps").glob("tough-*/sweep.html")
+    assert page.read_text().count('<td class="run">') == 4
     again = irstd(place, "tune", "tough", "--no-register")
     assert "searched before, nothing has changed" in again.stdout
     assert len([e for e in journal(place, "tough") if e["event"] == "start"]) == len(

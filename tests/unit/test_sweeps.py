@@ -269,6 +269,34 @@ def test_values_go_to_the_searcher_and_back(tmp_path):
     assert found == searchers.TPE(space, startup=2).propose(9, seen)
 
 
+def test_numbers_of_a_choice_are_neighbours_and_names_are_not():
+    """What a rate of 3e-3 gave is a hint for 1e-2, however the space writes it; 1, 1.0 and true are no order."""
+    kinds = [
+        [1e-3, 3e-3, 1e-2],
+        [3, 2, 1],
+        [1, 1.0, 2],
+        [True, 2, 3],
+        ["a", "b", "c"],
+        [1, 2],
+        [1, 3, 2],
+        [[1], [2], [3]],
+    ]
+    knobs = [spaces.Knob(kind="choice", values=values) for values in kinds]
+    assert [searchers.ordered(knob) for knob in knobs] == [True, True] + [False] * 6
+    assert searchers.distribution(knobs[0]).single() is False
+    space = made(
+        space={"train.warmup": {"choice": [0, 10, 20, 30, 40, 50, 60, 70]}, "train.clip": {"choice": [1.0, None]}}
+    )
+
+    def value(point):
+        return -abs(point["train.warmup"] - 50) / 100
+
+    tried = [{"train.warmup": w, "train.clip": c} for w in (0, 20, 40, 70) for c in (1.0, None)]
+    seen = [searchers.Seen(point, "finished", value(point), [(1, value(point))]) for point in tried]
+    found = [searchers.TPE(space, startup=2).propose(number, seen)["train.warmup"] for number in range(20)]
+    assert sum(abs(w - 50) <= 10 for w in found) > 10
+
+
 def test_a_damaged_journal_is_one_line(tmp_path):
     path = tmp_path / "journal.jsonl"
     path.write_text('{"event":"begin","time":1}\n{"event"\n{"event":"begin","time":2}\n')
