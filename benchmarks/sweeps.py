@@ -53,7 +53,7 @@ def _space(knobs: dict[str, Any]) -> spaces.Space:
             "fixed": {"data.crop": 32, "train.batch": 4, "train.epochs": EPOCHS},
             "space": {path: {"choice": values} for path, values in knobs.items()},
             "search": "grid",
-            "scheduler": {"kind": "asha", "grace": 1, "reduction": 3},
+            "scheduler": {"kind": "asha"},
         }
     )
 
@@ -80,6 +80,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "random + asha": {"search": "random"},
     "tpe": {"search": "tpe", "scheduler": spaces.Scheduler()},
     "random": {"search": "random", "scheduler": spaces.Scheduler()},
+    "tpe + asha, grace 1": {"search": "tpe", "scheduler": spaces.Scheduler(kind="asha", grace=1)},
 }
 PARALLEL = 2
 SHARE = 1 / 3
@@ -212,13 +213,13 @@ def show(rows: list[dict[str, Any]], grid: dict[str, float]) -> None:
     print(json.dumps(grid))
     print(f"{rows[0]['space']}: regret, median [least, greatest] of {len({r['seed'] for r in rows})} seeds")
     shares = (SHARE / 4, SHARE / 2, SHARE)
-    print(f"{'search':14}" + "".join(f"{f'{share:.0%} of the steps':>26}" for share in shares))
+    print(f"{'search':22}" + "".join(f"{f'{share:.0%} of the steps':>26}" for share in shares))
     for arm in ARMS:
         cells = []
         for share in shares:
             found = at(rows, arm, share)
             cells.append(f"{median(found):.3f} [{min(found):.3f}, {max(found):.3f}]")
-        print(f"{arm:14}" + "".join(f"{cell:>26}" for cell in cells), flush=True)
+        print(f"{arm:22}" + "".join(f"{cell:>26}" for cell in cells), flush=True)
 
 
 def main() -> None:

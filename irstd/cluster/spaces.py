@@ -100,8 +100,19 @@ class Scheduler(Part):
     """Which trials are stopped early, judged by their best validation so far."""
 
     kind: Literal["none", "asha", "median"] = "none"
-    grace: int = Field(1, ge=1, description="epochs that every trial gets")
+    grace: int | None = Field(None, ge=1, description="epochs that every trial gets; None: 1/reduction of a trial's")
     reduction: float = Field(3, gt=1, description="asha: the best 1/reduction go on past each rung")
+
+    def over(self, epochs: float, between: int = 1) -> Scheduler:
+        """With its grace decided, for trials of so many epochs, `between` of them between validations.
+
+        The first validations say little of the last one: judged after one epoch of nine, good points that begin slowly were
+        stopped, and no searcher made up for it (benchmarks/sweeps.py).
+        """
+        if self.grace is not None:
+            return self
+        grace = 1 if self.kind == "none" else max(between, math.ceil(epochs / self.reduction - 1e-9))
+        return self.model_copy(update={"grace": grace})
 
 
 class Confirmation(Part):

@@ -13,7 +13,7 @@ from irstd.cluster.spaces import Scheduler
 
 def rungs(rule: Scheduler, epochs: float) -> list[float]:
     """Epochs at which ASHA decides."""
-    found, rung = [], float(rule.grace)
+    found, rung = [], float(rule.over(epochs).grace or 1)
     while rule.kind == "asha" and rung < epochs:
         found.append(rung)
         rung *= rule.reduction
@@ -24,17 +24,18 @@ class Stopping:
     """One rule over the trials of a sweep. epochs: of a trial that nothing stops."""
 
     def __init__(self, rule: Scheduler, epochs: float) -> None:
-        self.rule, self.epochs = rule, epochs
+        self.rule, self.epochs = rule.over(epochs), epochs
+        rule, grace = self.rule, self.rule.grace or 1
         self._trials: dict[int, _Trial] = {}
         self._scheduler: Any = None
-        if rule.kind == "asha" and rule.grace < epochs:
+        if rule.kind == "asha" and grace < epochs:
             from ray.tune.schedulers import ASHAScheduler
 
             self._scheduler = ASHAScheduler(
                 time_attr="epoch",
                 metric="value",
                 mode="max",
-                grace_period=rule.grace,
+                grace_period=grace,
                 max_t=epochs,
                 reduction_factor=rule.reduction,
                 stop_last_trials=False,
@@ -43,7 +44,7 @@ class Stopping:
             from ray.tune.schedulers import MedianStoppingRule
 
             self._scheduler = MedianStoppingRule(
-                time_attr="epoch", metric="value", mode="max", grace_period=rule.grace, min_samples_required=3
+                time_attr="epoch", metric="value", mode="max", grace_period=grace, min_samples_required=3
             )
 
     @property

@@ -34,6 +34,10 @@ from irstd.workspace import Workspace
 
 KEPT = ("epoch", "step", "seconds", "lr", "loss", "val_", "best_", "begin_")
 """Beginnings of the names of what is kept of a report."""
+ENDING = 120
+"""Seconds that a trial may take to end after it was stopped."""
+TRIES = 3
+"""Of a trial that Ray Tune gives up."""
 
 
 def run(
@@ -60,6 +64,11 @@ def run(
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     # Journal, MLflow and sweep.json hold the reports; Ray's own tables of them would only take time.
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    # A trial that was stopped still sends what MLflow lacks. Ray waits for that where the next one is to begin in its process,
+    # by itself for 2 s, and then gives the next one up without a word.
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(ENDING)
+    # Ray's own handler of ctrl-c lets `fit` return as if the search were over.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     common = {
         "shards": str(shards if isinstance(shards, str) else shards.resolve()),
         "metric": sweep.metric,
@@ -70,26 +79,59 @@ def run(
     }
     resources = {"CPU": plan.cpus_per_worker, "GPU": plan.gpus_per_worker} if plan.workers == 1 else {"CPU": 0.5}
     seats: dict[str, int] = {}
-    tune.Tuner(
-        tune.with_resources(tune.with_parameters(trial, common=common), resources),
+
+    trainable = tune.with_resources(tune.with_parameters(trial, common=common), resources)
+    # The next trial begins in the process of one that is over, where everything is imported. Code of a network that is not
+    # ours is unpacked for each trial anew.
+    reuse = not source.files
+
+    def fit() -> None:
+        _tuner(trainable, sweep, job, seats, plan, name, workspace.ray_storage, reuse).fit()
+
+    _to_the_end(sweep, fit)
+
+
+def _to_the_end(sweep: Sweep, fit: Callable[[], Any]) -> None:
+    """Call `fit` until the sweep has heard of every trial's end: Ray Tune gives some up without telling searcher or scheduler."""
+    for _ in range(TRIES):
+        fit()
+        left = [each for each in sweep.trials if not each.over and each.state == "running"]
+        if not left:
+            return
+        for each in left:
+            sweep.event("again", each)
+    for each in left:
+        sweep.end(each.number, "failed", f"Ray Tune did not run it, {TRIES} times")
+
+
+def _tuner(
+    trainable: Any,
+    sweep: Sweep,
+    job: Callable[[Trial], dict[str, Any]],
+    seats: dict[str, int],
+    plan: Plan,
+    name: str,
+    storage: str,
+    reuse: bool,
+) -> tune.Tuner:
+    return tune.Tuner(
+        trainable,
         tune_config=tune.TuneConfig(
             search_alg=_Asked(sweep, job, seats),
             scheduler=_Stopped(sweep, seats),
             num_samples=-1,
             max_concurrent_trials=plan.trials,
-            # The next trial begins in the process of one that is over, where everything is imported. Code of a network that is
-            # not ours is unpacked for each trial anew.
-            reuse_actors=not source.files,
+            reuse_actors=reuse,
             trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
             name=name,
-            storage_path=workspace.ray_storage,
+            storage_path=storage,
             # Trials are not retried here: Ray Train restarts workers, Prefect restarts a dead driver.
             failure_config=tune.FailureConfig(max_failures=0),
             verbose=0,
         ),
-    ).fit()
+    )
 
 
 class _Asked(Searcher):

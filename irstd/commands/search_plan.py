@@ -50,11 +50,15 @@ class Planned:
         self.trials = Trials(workspace, space, overrides, workspace.shards_at(shards))
         self.default = self.trials.prepare({})
         config = self.default.config
+        # Part of what the search is, so part of its name.
+        train = config.train
+        rule = space.scheduler.over(train.epochs, 1 if train.val_steps else train.val_every)
+        self.space = self.space.model_copy(update={"scheduler": rule})
         self.metric = f"val_{config.objective}"
         self._check_metric()
         self.possible = points.examine(space, lambda point: self.trials.config({**point}))
         self._check_epochs()
-        content = [space.content(), overrides, self.default.identity.hash, self.metric]
+        content = [self.space.content(), overrides, self.default.identity.hash, self.metric]
         self.name = f"{space.name}-{sha256_text(canonical_json(content))[:12]}"
         self.folder = workspace.home / "sweeps" / self.name
         self.workers, self.parallel = workers or space.workers, parallel or 0

@@ -104,7 +104,8 @@ def test_a_search_that_is_killed_goes_on_and_runs_nothing_twice(place):
             assert event["trial"] not in over, "a trial that was over began again"
         elif event["event"] == "report":
             steps.setdefault(event["trial"], []).append(event["row"]["step"])
-    assert over == {1, 2, 3, 4} and len({e["run"] for e in events if e["event"] == "ask"}) == 4
+    assert over == {1, 2, 3, 4}, done.stdout
+    assert len({e["run"] for e in events if e["event"] == "ask"}) == 4
     assert [e["run"] for e in events if e["event"] == "ask"][: len(first)] == first
     assert all(found == sorted(set(found)) for found in steps.values()), "a step was reported twice"
     found = record(place, "tough")

@@ -153,6 +153,16 @@ def test_asha_stops_what_is_below_the_best_third():
     assert not rule.report(3, 9, 0.0)
 
 
+def test_every_trial_gets_a_third_of_its_epochs_unless_said():
+    asha = spaces.Scheduler(kind="asha")
+    assert stopping.Stopping(asha, 9).rungs == [3] and stopping.Stopping(asha, 24).rungs == [8]
+    assert asha.over(9, between=4).grace == 4 and asha.over(2).grace == 1
+    rule = stopping.Stopping(asha, 9)
+    assert not any(rule.report(n, 1, v) for n, v in ((1, 0.5), (2, 0.1))), "judged too soon"
+    assert [rule.report(n, 3, v) for n, v in ((1, 0.5), (2, 0.1))] == [False, True]
+    assert spaces.Scheduler().over(9).grace == 1 and spaces.Scheduler(kind="asha", grace=1).over(9).grace == 1
+
+
 def test_the_median_rule_stops_what_is_below_it():
     rule = stopping.Stopping(spaces.Scheduler(kind="median", grace=2), 9)
     for number, value in enumerate((0.5, 0.6, 0.7), 1):
@@ -295,6 +305,31 @@ def test_numbers_of_a_choice_are_neighbours_and_names_are_not():
     seen = [searchers.Seen(point, "finished", value(point), [(1, value(point))]) for point in tried]
     found = [searchers.TPE(space, startup=2).propose(number, seen)["train.warmup"] for number in range(20)]
     assert sum(abs(w - 50) <= 10 for w in found) > 10
+
+
+def test_a_trial_that_ray_gives_up_without_a_word_is_run_again(tmp_path):
+    from irstd.cluster.tune import TRIES, _to_the_end
+
+    def search(path, deaf):
+        """The second trial's end is not told, the first `deaf` times."""
+        sweep = Sweep(*Runner(made(search="random", scheduler="none"), path).args, trials=3)
+        calls = []
+
+        def fit():
+            calls.append(1)
+            while trial := sweep.ask():
+                if trial.number != 2 or len(calls) > deaf:
+                    sweep.report(trial.number, rows(trial.overrides)[0])
+                    sweep.end(trial.number, "finished")
+
+        _to_the_end(sweep, fit)
+        return sweep, len(calls)
+
+    sweep, calls = search(tmp_path / "a", 1)
+    assert sweep.over and {t.state for t in sweep.trials} == {"finished"} and calls == 2
+    sweep, calls = search(tmp_path / "b", 9)
+    assert sweep.over and [t.state for t in sweep.trials] == ["finished", "failed", "finished"] and calls == TRIES
+    assert "Ray Tune did not run it" in sweep.trials[1].error
 
 
 def test_a_damaged_journal_is_one_line(tmp_path):
