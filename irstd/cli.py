@@ -370,14 +370,40 @@ def promote(
 
 @app.command()
 def detect(
-    video: Annotated[Path, typer.Argument(help="a recording, or a folder of frames")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="recordings, folders of recordings or of frames, quoted globs"),
+    ],
     model: Annotated[str, typer.Option("--model", help="MODEL_URI")],
-    out: Annotated[Path, typer.Option("--out", help="folder for detections.jsonl and overlay.webm")],
-    bit_depth: Annotated[int | None, typer.Option("--bit-depth", min=1, max=16)] = None,
-    overlay: Annotated[bool, typer.Option("--overlay/--no-overlay")] = True,
+    out: Annotated[
+        Path, typer.Option("--out", help="folder for the results; of several recordings a folder each in it")
+    ],
+    bit_depth: Annotated[
+        int | None,
+        typer.Option("--bit-depth", min=1, max=16, help="of the counts, where neither container nor sidecar says it"),
+    ] = None,
+    overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="overlay.webm")] = True,
+    formats: Annotated[str, typer.Option("--format", help="of jsonl,coco,mot")] = "jsonl",
+    page: Annotated[bool, typer.Option("--page", help="page.html: detections over time, frames, tracks")] = False,
+    tracks: Annotated[
+        bool, typer.Option("--tracks", help="join detections to tracks (pip install 'irstd[tracks]')")
+    ] = False,
+    distance: Annotated[
+        float | None, typer.Option("--track-distance", min=0.1, help="px from where a track is expected; default: 10")
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="recordings side by side; default: 1")] = None,
+    ray: Annotated[
+        bool | None,
+        typer.Option("--ray/--no-ray", help="a Ray task each; default: where settings.toml names a cluster"),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")] = "auto",
+    anew: Annotated[bool, typer.Option("--anew", help="also what is done already")] = False,
 ) -> None:
-    """Run a model on a video: detections as JSON lines and an overlay video."""
-    _call("detect", video=video, uri=model, out=out, bit_depth=bit_depth, overlay=overlay)
+    """Run a model on recordings: detections as JSON lines, COCO or MOT, an overlay video, a page (docs/DETECTION.md)."""
+    _call(
+        "detect", inputs=inputs, uri=model, out=out, bit_depth=bit_depth, overlay=overlay, formats=formats, page=page,
+        tracks=tracks, distance=distance, workers=workers, on_ray=ray, device=device, anew=anew,
+    )  # fmt: skip
 
 
 @app.command()

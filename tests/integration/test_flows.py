@@ -246,6 +246,53 @@ CASES: list[tuple[str, dict[str, Any], list[list[str]]]] = [
         {"video": "a/b.mkv", "out": "c"},
         [["detect", "a/b.mkv", "--model", "models:/ggl-net@champion", "--out", "c"]],
     ),
+    (
+        "detect-flow",
+        {
+            "video": ["a", "b/*.mkv"],
+            "model": "m",
+            "out": "c",
+            "formats": "coco,mot",
+            "page": True,
+            "tracks": True,
+            "ray": True,
+        },
+        [
+            [
+                "detect",
+                "a",
+                "b/*.mkv",
+                "--model",
+                "m",
+                "--format",
+                "coco,mot",
+                "--ray",
+                "--page",
+                "--tracks",
+                "--out",
+                "c",
+            ]
+        ],
+    ),
+    (
+        "detect-flow",
+        {"video": "a", "out": "c", "overlay": False, "bit_depth": 14, "workers": 2},
+        [
+            [
+                "detect",
+                "a",
+                "--model",
+                "models:/ggl-net@champion",
+                "--bit-depth",
+                "14",
+                "--workers",
+                "2",
+                "--no-overlay",
+                "--out",
+                "c",
+            ]
+        ],
+    ),
 ]
 
 
@@ -266,6 +313,8 @@ def test_an_answer_that_says_no_is_a_result(workspace: Workspace) -> None:
 def test_detections_go_to_the_home_folder(commands: list[list[str]], workspace: Workspace) -> None:
     flow("detect-flow").fn("a/b.mkv")
     assert commands[0][-1] == str(workspace.home / "detections" / "b")
+    flow("detect-flow").fn(["in/night/*.mkv", "c.mkv"])
+    assert commands[1][-1] == str(workspace.home / "detections" / "night")
 
 
 def test_a_recipe_that_is_missing_is_told_before_anything_runs(commands: list[list[str]]) -> None:

@@ -211,7 +211,7 @@ def test_what_is_given_against_what_was_seen(workspace, tmp_path, capsys):
         with pytest.raises(InputError, match=f"a 12-bit recording, and the model {words}"):
             domain.check(other, 12)
     cv2.imwrite(str(tmp_path / "still.png"), np.full((20, 24), 90, np.uint8))
-    detect.run(workspace, tmp_path / "still.png", "models:/ggl-net/1", tmp_path / "out", 8, False)
+    detect.run(workspace, [str(tmp_path / "still.png")], "models:/ggl-net/1", tmp_path / "out", 8, False)
     assert "still.png: 8 bits, the model saw 14: adapted by its intensity rule frame" in capsys.readouterr().out
 
 
