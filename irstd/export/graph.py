@@ -80,7 +80,8 @@ def graph_of(model: Model, name: str) -> SegmentationGraph | DetectionGraph:
             "export the module before that step with torch.export or torch.onnx yourself"
         )
     # Convolutions alone: what `model.folded()` makes of them besides is PyTorch's, and other runtimes have their own.
-    copy = folded(model).cpu()
+    # In the usual layout: with channels last torch.export takes a batch of one for another program.
+    copy = folded(model).cpu().to(memory_format=torch.contiguous_format)
     if isinstance(copy, SegmentationModel):
         return SegmentationGraph(copy).eval()
     if isinstance(copy, BPFPN):

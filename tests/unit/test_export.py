@@ -24,7 +24,7 @@ from irstd.inference import package
 from irstd.inference.detector import Detector
 from irstd.models import BPFPN, DetectionAdapter, GGLNet, SegmentationAdapter, build_model
 from irstd.models.bp_fpn.postprocess import _suppressed, detections_of
-from irstd.models.contract import state
+from irstd.models.contract import memory_format, state
 from tests.unit.toys import TOYS
 
 if TOYS not in sys.path:
@@ -114,7 +114,9 @@ def test_an_exported_graph_of_our_networks(tmp_path: Path, name: str) -> None:
 
 
 def _pt2(tmp_path: Path, name: str) -> None:
+    # As a package gives it.
     model = made(name)
+    model = model.to(memory_format=memory_format(model, channels_last=True))
     out = tmp_path / "model.pt2"
     assert pt2.save(graph.graph_of(model, name), out, {"threshold": "0.5"}, name) <= 1e-4
     files = {pt2.METADATA: ""}
