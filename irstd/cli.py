@@ -407,6 +407,18 @@ def detect(
 
 
 @app.command()
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL_URI")],
+    port: Annotated[int, typer.Option("--port", help="0 takes a free one")] = 8700,
+    host: Annotated[str, typer.Option("--host", help="whom it answers; nobody is asked who he is")] = "127.0.0.1",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")] = "auto",
+    megabytes: Annotated[int, typer.Option("--max-megabytes", min=1, help="of a recording in one request")] = 1024,
+) -> None:
+    """A model behind HTTP: /health, /detect (recordings), /stream (frames one by one); see docs/DETECTION.md."""
+    _call("serve", uri=model, host=host, port=port, device=device, megabytes=megabytes)
+
+
+@app.command()
 def lineage(
     model: Annotated[str, typer.Argument(metavar="MODEL_URI")],
     verify: Annotated[

@@ -18,6 +18,8 @@ OWNERS = {
     "ray": ("irstd/cluster/",),
     "optuna": ("irstd/cluster/",),
     "typer": ("irstd/cli.py",),
+    "fastapi": ("irstd/service/",),
+    "uvicorn": ("irstd/service/",),
 }
 UPPER = ("ray", "prefect", "mlflow", "dvc", "optuna", "typer")
 # From the top to the bottom; a module imports from its own layer or from below.
@@ -29,7 +31,7 @@ ORDER = (
     "irstd/cluster/",
     "irstd/versioning.py",
     "irstd/workspace.py irstd/environment.py",
-    "irstd/bench/ irstd/comparison/",
+    "irstd/bench/ irstd/comparison/ irstd/service/",
     "irstd/reports/",
     "irstd/export/",
     "irstd/training/",
