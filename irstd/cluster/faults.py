@@ -34,7 +34,8 @@ SETTLES = 5.0
 
 # What other workers say of one that is gone; gloo has no class of its own for it.
 _BROKEN = re.compile(
-    r"connection (closed|reset|refused)|gloo|nccl|socket|timed out|broken pipe|store|peer", re.IGNORECASE
+    r"connection (closed|reset|refused)|gloo|nccl|socket|timed out|broken pipe|\b(tcp|file|hash|c10d)?store\b|\bpeer\b",
+    re.IGNORECASE,
 )
 _PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ENOTCONN)
 _FATES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import zipfile
@@ -155,14 +156,12 @@ def _data(workspace: Workspace, package: Package, shards: Path) -> tuple[Members
 
 
 def _portable(name: str, member: Path | bytes, hidden: list[str]) -> Path | bytes:
-    """Texts without the paths of this machine."""
+    """Texts without the paths of this machine. What only looks like the beginning of one, such as a sequence's name, stays."""
     if not name.endswith(TEXTS):
         return member
     data = member.read_bytes() if isinstance(member, Path) else member
-    for path in sorted(hidden, key=len, reverse=True):
-        if len(path) > 1:
-            data = data.replace(path.encode(), b".")
-    return data
+    paths = [re.escape(path.encode()) for path in sorted(hidden, key=len, reverse=True) if len(path) > 1]
+    return re.sub(rb"(?<![\w.-])(?:" + b"|".join(paths) + rb")(?![\w-]|\.\w)", b".", data) if paths else data
 
 
 def _text(text: str) -> bytes:

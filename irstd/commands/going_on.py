@@ -14,9 +14,10 @@ from irstd.commands.show import say
 from irstd.config import Config
 from irstd.errors import InputError, nearest
 from irstd.files import read_json, write_json
+from irstd.inference import provenance
 from irstd.training.identity import Identity
 from irstd.training.preparation import Job
-from irstd.training.record import finished
+from irstd.training.record import check_whole, finished
 from irstd.workspace import Workspace
 
 RECORD = "identity.json"
@@ -42,11 +43,11 @@ def start(workspace: Workspace, config: Config, init: str | None) -> tuple[Confi
     with tracking.answering(workspace):
         package = models.package(workspace, place)
         version = models.resolve(workspace, place) if registered else None
-    origin = {"uri": place, "run": package.content["lineage"].get("run")}
+    origin = provenance.started(place, package.content)
     if version is not None:
         origin["model"] = f"models:/{version.name}/{version.version}"
         say(f"starts from {origin['model']}" + (f" ({place})" if place != origin["model"] else ""))
-    return _init(config, str(package.folder)), {k: v for k, v in origin.items() if v is not None}
+    return _init(config, str(package.folder)), origin
 
 
 def _init(config: Config, place: str) -> Config:
@@ -66,6 +67,13 @@ def begin(folder: Path, job: Job) -> dict[str, Any]:
         # What is hashed cannot be told from the configuration of today, which may know more keys.
         found |= {"code_changes": record["changes"], "content": record["content"]}
     return found
+
+
+def whole(workspace: Workspace, name: str, config: Config) -> None:
+    """`InputError` where the finished run named `name` is not the one that `config` asks for (`check_whole`)."""
+    folder = workspace.runs / name
+    history = read_json(folder / "checkpoint" / "state.json")["history"]
+    check_whole(name, config, history, [folder, f"{workspace.ray_storage}/{name}"])
 
 
 def across_code(workspace: Workspace, job: Job, run: str) -> Job:

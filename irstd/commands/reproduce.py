@@ -137,12 +137,18 @@ def _links(workspace: Workspace, package: Package, place: Path, tolerance: float
         return
     places = lineage.get("workers") or []
     recipe = place / "recipe.yaml"
-    write_atomic(recipe, yaml.safe_dump(package.content["config"], sort_keys=False))
+    write_atomic(recipe, yaml.safe_dump(recipe_of(package), sort_keys=False))
     say("training")
     workers = ["--workers", str(places[-1]["workers"])] if places else []
     arguments = ["train", package.config.model.name, "--recipe", str(recipe), "--no-register", "--out", str(out)]
     call(place, root, package, *arguments, *workers)
     yield from compared(package, Package.read(out), tolerance)
+
+
+def recipe_of(package: Package) -> dict[str, Any]:
+    """Its configuration, with the sets that it learned from by name: the shards that are built here may be of more."""
+    config = package.content["config"]
+    return config | {"data": config["data"] | {"sets": sorted(package.content["lineage"]["sets"])}}
 
 
 def compared(package: Package, again: Package, tolerance: float) -> Iterator[Link]:
@@ -153,6 +159,8 @@ def compared(package: Package, again: Package, tolerance: float) -> Iterator[Lin
         reasons.append("changes that were not committed")
     if lineage.get("code_changes"):
         reasons.append("a change of code within the run")
+    if (skipped := lineage.get("skipped_frames")) != found.get("skipped_frames"):
+        reasons.append(f"{skipped or 0} damaged key frames that were passed over")
     code = _same(found["code"], lineage["code"])
     yield "code", *(("differs", code[1]) if code[0] == "broken" and reasons else code)
     others = {

@@ -154,8 +154,7 @@ def median(values: list[float | None]) -> tuple[int, str]:
     """
     if any(value is None for value in values):
         return 0, "the first, since no val chooses"
-    order = sorted(range(len(values)), key=lambda place: (values[place], -place))
-    return order[(len(order) - 1) // 2], "the median of val {objective}"
+    return values.index(sorted(values)[(len(values) - 1) // 2]), "the median of val {objective}"
 
 
 def show(about: dict[str, Any], measured: str) -> None:

@@ -13,9 +13,9 @@ from irstd.commands import going_on, on_cluster, run_log, seeds
 from irstd.commands.show import result, say
 from irstd.errors import InputError
 from irstd.files import read_json, sha256_file, staged_folder, write_json
-from irstd.training import expectations
+from irstd.training import checkpoint, expectations
 from irstd.training.preparation import Job, prepare
-from irstd.training.record import finished
+from irstd.training.record import finished, noted
 from irstd.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def run(
     config = configuration.load(workspace.root, recipe, changed, model, quick)
     drawn = None if several is None else seeds.drawn(several, config.train.seed, changed, resume)
     config, origin = going_on.start(workspace, config, init)
-    job = replace(prepare(config, workspace.shards_at(shards)), origin=origin)
+    job = prepare(config, workspace.shards_at(shards))
+    job = replace(job, origin=origin or job.origin)
     if resume is not None:
         job = going_on.across_code(workspace, job, resume)
     kept = None if recipe is None else expectations.of(recipe, changed, quick)
@@ -104,6 +105,8 @@ def _execute(
 
     folder = workspace.runs / job.name
     record = finished(folder)
+    if finished(folder, record_needed=False) is not None:
+        going_on.whole(workspace, job.name, job.config)
     if record is not None and record.get("mlflow_run"):
         say(f"run {job.name}: trained before, nothing has changed; its result is taken")
         return record
@@ -147,7 +150,7 @@ def record_of(job: Job, folder: Path, chain: dict[str, Any], run_id: str | None)
         "config": job.config.model_dump(mode="json"),
         "metrics": state["best"],
         "mlflow_run": run_id,
-        "lineage": chain | {"workers": state.get("places", [])},
+        "lineage": chain | {"workers": state.get("places", [])} | noted(state["history"]),
         "finished": True,
     }
 
@@ -192,7 +195,7 @@ def write_package(
 
     folder = workspace.runs / job.name
     target = folder / "package"
-    best = folder / "checkpoint" / "best.safetensors"
+    best = checkpoint.best(folder / "checkpoint")
     weights_sha256 = sha256_file(best)
     metrics = {
         "split": "val",

@@ -9,7 +9,7 @@ from irstd import config as configuration
 from irstd.cluster import spaces
 from irstd.cluster.spaces import Space
 from irstd.cluster.sweep import Row, Sweep, Trial
-from irstd.commands import on_cluster
+from irstd.commands import going_on, on_cluster
 from irstd.config import Config
 from irstd.files import read_json, write_json
 from irstd.training.preparation import Job, prepare
@@ -50,6 +50,7 @@ class Trials:
             self._chain = lineage.of_run(self.workspace, job.identity, job.manifests, job.config.train.seed)
         own = {"run": job.name, "identity": job.identity.hash, "seed": job.config.train.seed}
         start = {"init": job.identity.content["init"]} if "init" in job.identity.content else {}
+        start |= {"init_from": job.origin} if job.origin else {}
         return {k: v for k, v in self._chain.items() if k != "init"} | own | start
 
     def job(self, trial: Trial) -> dict[str, Any]:
@@ -70,6 +71,7 @@ class Trials:
 
         folder = self.workspace.runs / run
         if finished(folder, record_needed=False):
+            going_on.whole(self.workspace, run, self.config({}))
             return history(folder / LAST, metric) or None
         return tracking.reports(self.workspace, run, metric) if ask else None
 

@@ -6,9 +6,10 @@ All of it comes from manifests, so that it holds wherever the shards lie.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from irstd.files import canonical_json, sha256_text
+from irstd.files import canonical_json, read_json, sha256_text
 
 SPLITS = ("train", "val", "gate", "test")
 
@@ -65,12 +66,37 @@ def leaked(
 
 
 def learned(content: Mapping[str, Any]) -> dict[str, list[str]] | None:
-    """The groups by set that the model of a package learned from; None where the package does not say."""
+    """The groups by set that the model of a package learned from, those of the weights that it started from among them; None
+    where the package does not say."""
     noted = content["lineage"].get("groups")
     if noted is None:
         return None
     parts = content["config"]["data"].get("train_on", "train").split("+")
-    return {name: [group for part in parts for group in splits[part]] for name, splits in noted.items()}
+    own = {name: [group for part in parts for group in splits[part]] for name, splits in noted.items()}
+    before = content["lineage"].get("init_from", {}).get("learned", {})
+    return own | {name: sorted({*own.get(name, ()), *there}) for name, there in before.items()}
+
+
+def untold(content: Mapping[str, Any]) -> bool:
+    """Whether the model of a package started, itself or at one more remove, from weights whose own training is not known."""
+    start = content["lineage"].get("init_from", {})
+    return "init" in content["lineage"] and ("learned" not in start or "untold" in start)
+
+
+def started(uri: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run that starts from the weights of a package notes of it: {"uri", "run", "learned", "untold"}, what is known."""
+    run, groups = content["lineage"].get("run"), learned(content)
+    found = {"uri": uri, "run": run, "learned": groups, "untold": untold(content) or None}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def origin(weights: Path) -> dict[str, Any] | None:
+    """`started` of the package whose weights are in the file `weights`; None where it is in none."""
+    try:
+        content = read_json(weights.parent / "package.json") if weights.name == "weights.safetensors" else None
+    except (OSError, ValueError):
+        return None
+    return content and started(str(weights.parent), content)
 
 
 def inputs(manifests: Iterable[Any], frames: int) -> dict[str, Any] | None:

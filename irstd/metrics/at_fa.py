@@ -9,7 +9,6 @@ import numpy as np
 
 from irstd.errors import InputError
 from irstd.metrics.curve import FINE, OperatingCurve, too_few_pixels
-from irstd.metrics.protocols import SegmentationProtocol
 from irstd.metrics.segmentation import SegmentationMetrics
 
 
@@ -20,30 +19,20 @@ class MetricsAtFa(SegmentationMetrics):
     `compute` raises InputError where fewer than 10 / fa pixels were seen, too few to tell such a rate from another.
     """
 
-    def __init__(
-        self,
-        protocol: str | SegmentationProtocol = "strict",
-        threshold: float = 0.5,
-        grid: int | None = None,
-        *,
-        any_range: bool = False,
-        fa: float,
-    ) -> None:
-        super().__init__(protocol, threshold, grid, any_range=any_range)
+    def __init__(self, *given: Any, fa: float, **more: Any) -> None:
+        super().__init__(*given, **more)
         self.fa = float(fa)
-        self.curve = OperatingCurve(FINE, protocol, grid, any_range=any_range)
+        self.curve = OperatingCurve(FINE, self.protocol, self.grid, any_range=self.any_range)
 
     def update(
         self,
         probability_HW: np.ndarray,
         mask_HW: np.ndarray,
         group: str | None = None,
-        *,
-        ignore_K4: np.ndarray | None = None,
-        frame_HW: np.ndarray | None = None,
+        **more: np.ndarray | None,
     ) -> None:
-        super().update(probability_HW, mask_HW, group, ignore_K4=ignore_K4, frame_HW=frame_HW)
-        self.curve.update(probability_HW, mask_HW, group, ignore_K4=ignore_K4)
+        super().update(probability_HW, mask_HW, group, **more)
+        self.curve.update(probability_HW, mask_HW, group, ignore_K4=more.get("ignore_K4"))
 
     def compute(self, groups: Iterable[str | None] | None = None) -> dict[str, Any]:
         """The numbers of all frames; `pd_at_fa` is left out where groups are named."""

@@ -85,6 +85,8 @@ def chain(package: Package, version: Any | None) -> list[tuple[str, str]]:
         named = [v for v in (origin.get("model") or origin.get("uri"), origin.get("run")) if v]
         found.append(("started from", " ".join([lineage["init"], *([f"({', '.join(named)})"] if named else [])])))
     found.append(("seed", str(lineage["seed"])))
+    if skipped := lineage.get("skipped_frames"):
+        found.append(("damaged frames", f"{skipped} key frames were passed over in training"))
     found += [("trained on", where(place)) for place in lineage.get("workers", [])]
     if lineage.get("prefect_flow_run"):
         found.append(("Prefect flow run", lineage["prefect_flow_run"]))

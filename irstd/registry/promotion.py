@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,13 @@ def compare(
     # Each is measured at the threshold of its own package, which was chosen for the wanted rate.
     objective = "pd" if mine.config.objective == "pd_at_fa" else mine.config.objective
     found = [_measure(package, manifests, split, shards, objective) for package in (mine, theirs)]
-    return _decide(
+    verdict = _decide(
         found, [challenger.version, champion.version], manifests, split, objective, bound, accept_insufficient
     )
+    if roles := [r for r, p in (("challenger", mine), ("champion", theirs)) if provenance.untold(p.content)]:
+        started = f"the {' and the '.join(roles)} started from weights whose own training is not known here"
+        verdict = replace(verdict, reason=f"{verdict.reason}; {started}")
+    return verdict
 
 
 def _incomparable(mine: Package, theirs: Package, manifests: list[Manifest], split: str, anew: bool) -> str | None:
@@ -101,7 +105,8 @@ def _incomparable(mine: Package, theirs: Package, manifests: list[Manifest], spl
             return f"the {role} does not say which groups it was trained on; train it again"
         if leaks := provenance.leaked(learned or {}, manifests, {split, "gate", "test"}):
             shown = ", ".join(leaks[:3]) + (", ..." if len(leaks) > 3 else "")
-            return f"the {role} was trained on {len(leaks)} of the groups that are gate or test here: {shown}"
+            start = " (with what it started from)" if "init" in noted else ""
+            return f"the {role}{start} was trained on {len(leaks)} of the groups that are gate or test here: {shown}"
     return None
 
 

@@ -27,11 +27,11 @@ from irstd.errors import InputError
 from irstd.files import read_json, sha256_file, staged_folder, write_json
 from irstd.foreign import Source
 from irstd.inference import package
-from irstd.training import expectations
+from irstd.training import checkpoint, expectations
 from irstd.training.loop import Run
 from irstd.training.preparation import Job, check_batch, prepare
 from irstd.training.progress import describe
-from irstd.training.record import finished
+from irstd.training.record import check_whole, finished, noted
 from irstd.training.store import Store
 
 EVERY = 10.0
@@ -64,6 +64,8 @@ def run(
                 out.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(FileLock(out / f".{job.name}.lock"))
             if _told(finished(folder) is not None):
+                history = read_json(folder / "checkpoint" / "state.json")["history"]
+                check_whole(job.name, job.config, history, [folder])
                 say(f"run {job.name}: trained before, nothing has changed; its result is taken")
             else:
                 say(describe(job.config, job.shards))
@@ -98,6 +100,7 @@ def _record(job: Job, last: Path) -> dict[str, Any]:
         "identity": job.identity.hash,
         "code": job.identity.content["code"],
         **({"init": job.identity.content["init"]} if "init" in job.identity.content else {}),
+        **({"init_from": job.origin} if job.origin else {}),
         "sets": {m.set: m.digest for m in job.manifests},
         "data_md5": None,
         "git_commit": None,
@@ -105,6 +108,7 @@ def _record(job: Job, last: Path) -> dict[str, Any]:
         "seed": job.config.train.seed,
         "packages": versions | {"python": platform.python_version()},
         "workers": state["places"],
+        **noted(state["history"]),
     }
     values = {"run": job.name, "config": job.config.model_dump(mode="json"), "metrics": state["best"]}
     return values | {"mlflow_run": None, "lineage": chain, "finished": True}
@@ -112,7 +116,7 @@ def _record(job: Job, last: Path) -> dict[str, Any]:
 
 def _package(job: Job, folder: Path, recipe: dict[str, Any] | None) -> None:
     record = read_json(folder / "run.json")
-    best = folder / "checkpoint" / "best.safetensors"
+    best = checkpoint.best(folder / "checkpoint")
     measured = job.config.evaluate
     metrics = {
         "split": "val",

@@ -163,6 +163,16 @@ def damage(folder: Path) -> str | None:
     return None
 
 
+def best(folder: Path) -> Path:
+    """The best weights of a run's last checkpoint; `WorkError` where the folder is not as it was written."""
+    if wrong := damage(folder):
+        raise WorkError(
+            f"{folder}: the checkpoint of a finished run is damaged ({wrong}); remove that folder: the same command then makes "
+            "it again from what is left of the run, or from the beginning"
+        )
+    return folder / "best.safetensors"
+
+
 def pick(folders: Iterable[Path], say: Say = print) -> Path | None:
     """The first whole one of `folders`, newest first; None where there is none. Says which damaged ones it passes over."""
     passed: list[tuple[Path, str]] = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import torch
+
 from irstd.data.windows import Damaged
 from irstd.errors import NonFinite, WorkError
 from irstd.models.batch import Batch
@@ -44,6 +46,13 @@ def learn(run: Run, batch: Batch) -> None:
     count = len(batch["key"]) // run.config.train.accumulate
     fits = memory.largest(run.stepper.loss_module, batch, count)
     raise WorkError(memory.advice(run.config, run.world, fits, run.model.checkpoints))
+
+
+def finite(run: Run, weights: dict[str, torch.Tensor]) -> None:
+    """WorkError where the last step left weights that are no numbers: no checkpoint of them takes a good one's place."""
+    for name, value in weights.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise noted(run, NotFinite.at(f"{name} became no number", run.step - 1, run.stepper.key))
 
 
 def noted(run: Run, error: NotFinite) -> WorkError:

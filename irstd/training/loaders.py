@@ -10,6 +10,11 @@ from irstd.data.loader import TRAINING, ClipLoader
 from irstd.data.manifest import Manifest
 
 
+def val_chooses(config: Config, manifests: list[Manifest]) -> bool:
+    """Whether val can choose a checkpoint: it is not learnt from, and has a target. Without one IoU, Pd and AP say nothing."""
+    return config.data.train_on == "train" and any(m.count("val", "targets") for m in manifests)
+
+
 def loader_for(config: Config, shards: str | Path, split: str, manifests: list[Manifest], **more: Any) -> ClipLoader:
     """The loader of `split` as `config` wants it."""
     spec = {"operator": config.model.stored_gradient, "padding": "replicate"}

@@ -12,6 +12,7 @@ report and with the last.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,10 +33,11 @@ from irstd.training.evaluation import REPORTED, gathered, reported
 from irstd.training.group import Group
 from irstd.training.identity import Identity, identity
 from irstd.training.kept import Beside
-from irstd.training.loaders import loader_for
+from irstd.training.loaders import loader_for, val_chooses
 from irstd.training.optimizer import AveragedWeights, learning_rate
 from irstd.training.pace import Pace
 from irstd.training.place import here
+from irstd.training.record import check_whole
 from irstd.training.start import start_from
 from irstd.training.step import NotFinite, Stepper, has_batch_norm
 
@@ -111,6 +113,9 @@ class Run:
         self.val = None
         if split == "train" and sum(m.count("val", "labelled") for m in manifests):
             self.val = loader_for(config, shards, "val", manifests, batch_size=1, **place)
+        self.chooses = val_chooses(config, manifests)
+        if self.val is not None and not self.chooses:
+            log(f"warning: {self.identity.name}: val has no target, so it can choose no checkpoint; the last is kept")
 
         # Float32 parts are float32: TF32 would round counts to 11 bits.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -170,6 +175,7 @@ class Run:
             self.average.updates = kept["average_updates"]
         self.loader.load_state_dict(kept["loader"])
         self.step, self.epoch, self.seconds = kept["step"], kept["epoch"], kept["seconds"]
+        check_whole(self.identity.name, self.config, kept["history"], [folder.parent])
         self.history, self.best, self.selected = (
             kept["history"],
             kept["best"],
@@ -273,6 +279,7 @@ class Run:
         row["lr"] = learning_rate(self.config.train, self.step, self.total)
         # One copy on the CPU serves what follows: the way back, the checkpoint, and the best weights where none are averaged.
         current = judged = self.current = state(self.model)
+        faults.finite(self, current)
         if self.average is not None:
             # The averaged weights are what is judged and kept.
             self.model.load_state_dict(self.average.values)
@@ -287,15 +294,17 @@ class Run:
                 shown = reported(found, self.val.pseudo_masks)
             row |= {f"val_{k}": shown[k] for k in REPORTED[self.config.model.task] if k in shown}
             # Agreement with pseudo-masks may choose a checkpoint; it is no result.
-            value = found[self.config.objective]
+            value = found[self.config.objective] if self.chooses else None
         self.model.load_state_dict(current)
         better = value is not None and (self.selected is None or value > self.selected)
-        if better or not self.best_weights or self.val is None:
+        if better or self.selected is None:
+            # What nothing has chosen yet is the last.
             self.best_weights = judged
-            chosen = "val-best" if self.val is not None else "last"
+            chosen = "last" if value is None else "val-best"
             self.best = {"epoch": self.epoch, "step": self.step, "chosen": chosen, **row}
             self.selected = value
-        row |= {f"loss_{name}": value for name, value in losses.items()}
+        # A part of somebody's loss may be no number though their sum is one; JSON knows no such thing.
+        row |= {f"loss_{name}": value if math.isfinite(value) else None for name, value in losses.items()}
         if self.config.data.skip_damaged:
             row["skipped_frames"] = faults.skipped(self)
         self.history.append(row)

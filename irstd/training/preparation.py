@@ -11,7 +11,10 @@ from irstd.data.gradient import GradientSpec
 from irstd.data.manifest import Manifest, read_all
 from irstd.data.windows import require, require_gradient
 from irstd.errors import InputError
+from irstd.inference import provenance
+from irstd.metrics.curve import too_few_pixels
 from irstd.training.identity import Identity, identity
+from irstd.training.loaders import loader_for, val_chooses
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,13 @@ class Job:
 
 def prepare(config: Config, shards: str | Path) -> Job:
     """Refuse what cannot be trained, before anything starts."""
-    from irstd.training.loop import loader_for
     from irstd.training.rehearsal import rehearse
     from irstd.training.start import weights_file
 
+    origin = None
     if config.train.init:
+        origin = provenance.origin(weights_file(config.train.init))
         # A worker's working folder is another.
-        weights_file(config.train.init)
         place = {"init": str(Path(config.train.init).resolve())}
         config = config.model_copy(update={"train": config.train.model_copy(update=place)})
     manifests = read_all(shards, config.data.sets)
@@ -64,8 +67,13 @@ def prepare(config: Config, shards: str | Path) -> Job:
     loaders = [loader_for(config, shards, split, manifests, batch_size=config.train.batch, **lenient)]
     if split == "train" and sum(m.count("val", "labelled") for m in manifests):
         loaders.append(loader_for(config, shards, "val", manifests, batch_size=1, **lenient))
-    elif config.train.patience:
-        why = "have no labelled key frame in the split 'val'" if split == "train" else "are trained on with their val"
+    if config.evaluate.objective == "pd_at_fa" and config.evaluate.wanted_fa is not None and len(loaders) > 1:
+        windows, side = loaders[1].windows, config.evaluate.grid
+        shapes = [windows.samples[number].members["frames.npy"][3] for number in windows.sample_N]
+        if why := too_few_pixels(sum(side * side if side else h * w for _, h, w in shapes), config.evaluate.wanted_fa):
+            raise InputError(f"evaluate.wanted_fa={config.evaluate.wanted_fa:g}: {why}")
+    if config.train.patience and not val_chooses(config, manifests):
+        why = "have no target in the split 'val'" if split == "train" else "are trained on with their val"
         raise InputError(
             f"train.patience={config.train.patience}: the chosen sets {why}, so there is nothing to get better on; leave it out"
         )
@@ -76,7 +84,7 @@ def prepare(config: Config, shards: str | Path) -> Job:
                 f"{config.model.name} learns from; choose sets with data.sets=[...]"
             )
     rehearse(config, shards, manifests)
-    return Job(config, shards, manifests, identity(config, manifests))
+    return Job(config, shards, manifests, identity(config, manifests), origin)
 
 
 def check_batch(job: Job, workers: int) -> None:

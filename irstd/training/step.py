@@ -76,6 +76,7 @@ class Stepper:
             self.module = nn.parallel.DistributedDataParallel(module, find_unused_parameters=model.spares)
         self.optimizer = build_optimizer(model, train)
         self.average = AveragedWeights(model, train.ema, train.ema_ramp) if train.ema else None
+        self.key: list[tuple[str, int]] = []  # of the last batch
         self._losses: list[tuple[torch.Tensor, int, list[tuple[str, int]]]] = []
         self._sums: dict[str, torch.Tensor] = {}
         self._steps = 0
@@ -83,6 +84,7 @@ class Stepper:
     def __call__(self, batch: Batch, step: int) -> None:
         """Learn from `batch` as step `step` (0-based)."""
         train, data = self.config.train, self.config.data
+        self.key = batch["key"]
         found = to_device(batch, self.model.device)
         found = dihedral(found, data.flips, data.quarter_turns)
         found = intensities(found, data.contrast, data.brightness)

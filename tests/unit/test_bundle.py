@@ -14,7 +14,7 @@ from runs import trained, under_git
 from irstd import config as configuration
 from irstd import versioning
 from irstd.commands import bundle, evaluate, reproduce, train
-from irstd.errors import InputError
+from irstd.errors import InputError, WorkError
 from irstd.inference.package import Package
 from irstd.registry import tracking
 from irstd.workspace import Workspace
@@ -167,6 +167,40 @@ def test_the_same_weights_hold_and_others_need_a_reason(package, tmp_path):
     )
     assert found["numbers"][0] == "broken" and found["numbers"][1].endswith("iou differ by more than 0.02")
     assert verdict(package, changed(package, tmp_path / "code", code="0" * 64))["code"][0] == "broken"
+
+
+def test_only_paths_of_this_machine_are_left_out_of_texts():
+    """A sequence may be called as a folder is."""
+    hidden = ["/tmp", "/home/me", "/home/me/w"]
+    text = b'"/home/me/w/data", file:///tmp/x, set/tmp-01, set/tmp, /tmp. /home/men a/home/me/w'
+    assert (
+        bundle._portable("rows.csv", text, hidden)
+        == b'"./data", file://./x, set/tmp-01, set/tmp, .. /home/men a/home/me/w'
+    )
+    assert bundle._portable("weights.safetensors", text, hidden) == text
+
+
+def test_it_is_trained_again_on_the_sets_that_it_knew(package):
+    """Shards of a whole `data/` may be of more than there were then."""
+    assert package.content["config"]["data"]["sets"] == []
+    found = reproduce.recipe_of(package)
+    assert found["data"].pop("sets") == ["sample"]
+    package.content["config"]["data"].pop("sets")
+    assert found == package.content["config"]
+
+
+def test_a_damaged_result_is_not_packed(workspace, package):
+    job = train.prepare(configuration.load(workspace.root, None, TINY, "ggl-net"), workspace.shards)
+    record = json.loads((workspace.runs / job.name / "run.json").read_text())
+    path = workspace.runs / job.name / "checkpoint" / "best.safetensors"
+    whole, before = path.read_bytes(), (package.folder / "package.json").read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        with pytest.raises(WorkError, match="best.safetensors has other bytes than were written.; remove that folder"):
+            train.write_package(workspace, job, record)
+    finally:
+        path.write_bytes(whole)
+    assert (package.folder / "package.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,8 @@ GLOO = "[third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by p
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), False),
         (torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"), True),
         (torch.AcceleratorError("CUDA error: device-side assert triggered"), False),
+        (RuntimeError("TCPStore: failed to recv"), True),
+        (RuntimeError("cannot restore the state of this layer"), False),
         (ValueError("connection closed"), False),
     ],
 )

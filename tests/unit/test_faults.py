@@ -13,13 +13,19 @@ import torch
 from safetensors.torch import load_file
 from toys import quiet, toy
 
+from irstd import config as configuration
+from irstd.commands import going_on
 from irstd.config import Config
 from irstd.data.loader import ClipLoader
 from irstd.errors import InputError, WorkError
+from irstd.files import read_json
 from irstd.models import SegmentationAdapter
-from irstd.training import kept, loop, memory
+from irstd.training import bare, kept, loop, memory
 from irstd.training.checkpoint import read_state
 from irstd.training.store import Store, newest
+from irstd.workspace import Workspace
+
+TINY = {"model.width": 4, "model.in_channels": 1, "data.crop": 32, "train.batch": 4, "train.epochs": 2}
 
 
 @pytest.fixture
@@ -65,6 +71,31 @@ def test_with_the_switch_it_is_passed_over_counted_and_said_once(copied):
     assert len(said) == 1 and "train-000000.tar: damaged at" in said[0]
     counts = [row["skipped_frames"] for row in rows]
     assert 0 < sum(counts) <= 3 * len(broken) and any("damaged key frames passed over" in line for line in lines)
+
+
+def test_what_skipped_is_not_taken_for_a_run_on_whole_shards(sample_shards, copied, tmp_path, monkeypatch, capsys):
+    """Neither from a checkpoint nor when it is over: the switch is no part of its name, and its shards may be mended since."""
+    monkeypatch.chdir(tmp_path)
+    break_chunk(copied, "train")
+    given = [f"{k}={v}" for k, v in TINY.items()]
+    folder = bare.run(None, [*given, "data.skip_damaged=true"], str(copied), Path("runs"), "cpu")
+    history = read_state(folder / "checkpoint")["history"]
+    count = sum(row["skipped_frames"] for row in history)
+    assert count and read_json(folder / "run.json")["lineage"]["skipped_frames"] == count
+    before = (folder / "run.json").read_bytes()
+    with pytest.raises(
+        InputError, match=f"passed over {count} damaged key frames; data.skip_damaged=true takes it.*{folder}"
+    ):
+        bare.run(None, given, str(sample_shards), Path("runs"), "cpu")
+    with pytest.raises(InputError, match=f"passed over {count} damaged key frames"):
+        going_on.whole(Workspace(tmp_path, tmp_path), folder.name, configuration.load(overrides=TINY))
+    with pytest.raises(InputError, match=f"passed over {count} damaged key frames"):
+        config = configuration.load(overrides=TINY)
+        loop.fit(config, sample_shards, lambda row, place: None, folder / "checkpoint", log=quiet)
+    assert (folder / "run.json").read_bytes() == before
+    capsys.readouterr()
+    assert bare.run(None, [*given, "data.skip_damaged=true"], str(sample_shards), Path("runs"), "cpu") == folder
+    assert "its result is taken" in capsys.readouterr().out
 
 
 def test_others_take_their_place_the_same_for_any_number_of_ranks(copied):
@@ -117,6 +148,52 @@ def test_a_tar_that_is_missing_or_short(copied, how, monkeypatch):
 def test_the_switch_is_no_part_of_the_identity():
     assert toy(data__skip_damaged=True).identity() == toy().identity() == toy(train__keep_every=1).identity()
     assert toy(train__sync_batch_norm=True).identity() != toy().identity()
+
+
+def lossy(monkeypatch, change):
+    """Every loss of a toy goes through `change(number of the call, loss, parts)`."""
+    calls = []
+
+    def loss(self, batch, own=SegmentationAdapter.loss):
+        calls.append(batch)
+        return change(len(calls), *own(self, batch))
+
+    monkeypatch.setattr(SegmentationAdapter, "loss", loss)
+
+
+def test_a_part_of_a_loss_that_is_no_number_is_left_out(sample_shards, monkeypatch):
+    """A mean over nothing, say. The training is not lost for a number that is only shown."""
+    lossy(monkeypatch, lambda _, loss, parts: (loss, parts | {"odd": loss.detach() * float("nan")}))
+    rows = []
+
+    def report(row, folder):
+        rows.append(read_state(folder)["history"][-1])
+
+    loop.fit(toy(train__epochs=1), sample_shards, report, log=quiet)
+    assert rows[-1]["loss_odd"] is None and rows[-1]["loss"] > 0
+
+
+class Spoilt(torch.autograd.Function):
+    """A loss that is a number, whose gradient is none."""
+
+    @staticmethod
+    def forward(ctx, loss):
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, given):
+        return given * float("nan")
+
+
+@pytest.mark.parametrize("split", ["train", "train+val"])
+def test_weights_that_are_no_numbers_take_no_checkpoint_s_place(sample_shards, tmp_path, monkeypatch, split):
+    lossy(monkeypatch, lambda call, loss, parts: (Spoilt.apply(loss) if call == 3 else loss, parts))
+    store = Store(tmp_path / "run")
+    store.begin()
+    config = toy(train__val_steps=1, data__train_on=split)
+    with pytest.raises(WorkError, match=r"became no number in step 3, on sample/.*stopped\.json"):
+        loop.fit(config, sample_shards, store, log=quiet, scratch=store.scratch, beside=store.folder)
+    assert read_state(newest(store.folder))["step"] == 2
 
 
 @pytest.mark.parametrize("network", ["Plain", "Fainting"])

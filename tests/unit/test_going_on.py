@@ -11,8 +11,9 @@ import torch
 
 from irstd import config as configuration
 from irstd.commands import going_on
+from irstd.data.manifest import read_all
 from irstd.errors import InputError
-from irstd.inference import package
+from irstd.inference import package, provenance
 from irstd.models import build_model
 from irstd.registry import lineage
 from irstd.training import checkpoint as checkpoints
@@ -120,8 +121,33 @@ def test_weights_of_a_package_are_named_in_the_lineage(workspace, sample_shards,
     noted = lineage.of_run(workspace, found.identity, found.manifests, 0) | added | {"weights_sha256": "w"}
     chain = dict(lineage.chain(package.Package(tmp_path, {"lineage": noted, "threshold": 0.5, "metrics": {}}), None))
     assert chain["started from"] == f"{found.identity.content['init']} ({made.folder}, ggl-net-0)"
+    bare = prepare(started, sample_shards)  # as without the upper stack
+    assert bare.origin == origin
     with pytest.raises(InputError, match="beside train.init=.*give one of them"):
         going_on.start(workspace, started, "models:/ggl-net@champion")
     assert going_on.start(workspace, config, None) == (config, None)
     with pytest.raises(InputError, match="no such file, and no folder of a model package"):
         prepare(going_on.start(workspace, config, "nowhere")[0], sample_shards)
+
+
+def test_what_the_first_weights_learned_from_is_known_at_every_remove(sample_shards, tmp_path):
+    config, manifests = configuration.load(overrides=TINY), read_all(sample_shards)
+    weights = build_model(config).state_dict()
+
+    def made(name: str, given: list, **lineage):
+        content = {"run": name, "weights_sha256": "w", **lineage}
+        return package.write(tmp_path / name, weights, config, given, content, {}).content
+
+    first = made("first", manifests)
+    own = provenance.groups(manifests[0].content)["train"]
+    assert provenance.learned(first) == {"sample": own} and not provenance.untold(first)
+    start = provenance.started("x", first | {"lineage": first["lineage"] | {"groups": {"other": {"train": ["o"]}}}})
+    second = made("second", manifests, init="w", init_from=start)
+    assert provenance.learned(second) == {"sample": own, "other": ["o"]} and not provenance.untold(second)
+    third = made("third", manifests, init="w", init_from=provenance.started("y", second))
+    assert provenance.learned(third) == provenance.learned(second)
+    assert provenance.origin(tmp_path / "second" / package.WEIGHTS)["learned"] == provenance.learned(second)
+    # Of a file of weights nothing is known, nor of what started from what did.
+    stray = made("stray", manifests, init="w")
+    assert provenance.untold(stray) and provenance.origin(tmp_path / "weights.safetensors") is None
+    assert provenance.untold(made("after", manifests, init="w", init_from=provenance.started("z", stray)))

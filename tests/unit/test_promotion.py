@@ -240,6 +240,18 @@ def test_a_train_split_that_grows_leaves_the_gate_as_it_was(workspace, made, pai
     assert found["verdict"] == "kept" and found["gate_uses"] > 1 and champion(workspace) == before
 
 
+def test_what_it_started_from_may_not_have_learned_from_the_gate(workspace, pair, capsys):
+    before, start = champion(workspace), {"uri": "theirs", "learned": {"many": ["gate-3", "train-0"]}}
+    number = level(workspace, "m", 1.04, 41, noted={"init": "0" * 64, "init_from": start})
+    assert promote.run(workspace, f"models:/m/{number}") == 1
+    found = result(capsys)
+    assert found["verdict"] == "refused" and champion(workspace) == before
+    assert "started from) was trained on 1 of the groups that are gate or test here: many/gate-3" in found["out"]
+    number = level(workspace, "m", 1.04, 42, noted={"init": "0" * 64})
+    promote.run(workspace, f"models:/m/{number}", bound=0.99)
+    assert "the challenger started from weights whose own training is not known here" in result(capsys)["out"]
+
+
 def test_records_and_the_one_before():
     moves = [("1", "2"), ("2", "3")]
     records = [{"kind": "promotion", "moved": True, "from": a, "to": b} for a, b in moves]

@@ -67,7 +67,7 @@ def test_every_seed_is_its_own_run_and_the_median_is_registered(workspace, sever
     )
     client = tracking.client(workspace)
     (version,) = client.search_model_versions("name = 'ggl-net'")
-    middle = sorted(range(2), key=lambda i: (best[i], -i))[0]  # the lower of the two
+    middle = best.index(min(best))  # the lower of the two
     assert version.tags["irstd.run"] == several["runs"][middle] and version.tags["irstd.seeds"] == several["group"]
     package = models.package(workspace, "models:/ggl-net/1")
     about = package.content["metrics"]["seeds"]
@@ -170,6 +170,7 @@ def test_seeds_are_counted_from_the_configuration_s():
     assert seeds.drawn("3", 7, {}) == [7, 8, 9]
     assert seeds.taken(["seeds=2", "train.lr=1"]) == ("2", ["train.lr=1"])
     assert seeds.median([0.5, 0.9, 0.1, 0.6])[0] == 0 and seeds.median([None, 1.0])[0] == 0
+    assert seeds.median([0.5, 0.5])[0] == 0 and seeds.median([0.1, 0.5, 0.5])[0] == 1  # of equals the first
 
 
 def test_the_interval_over_seeds_draws_seeds_and_groups():

@@ -16,8 +16,11 @@ from safetensors.torch import load_file, save_file
 from irstd import config as configuration
 from irstd.commands.train import prepare
 from irstd.data import shards
+from irstd.data.ingest import ingest
 from irstd.data.manifest import read_all
+from irstd.data.synthetic import SceneSpec, write_source
 from irstd.errors import InputError, WorkError
+from irstd.files import read_json, write_json
 from irstd.foreign import tree
 from irstd.training import checkpoint, loop, optimizer
 from irstd.training import identity as identity_module
@@ -338,3 +341,45 @@ def test_patience_without_a_val_split_is_refused(sample_data, tmp_path):
     assert prepare(tiny(), tmp_path / "shards").name
     with pytest.raises(InputError, match=r"train\.patience=2.*split 'val'"):
         prepare(tiny(train__patience=2), tmp_path / "shards")
+
+
+@pytest.fixture(scope="module")
+def empty_val(tmp_path_factory):
+    """Shards whose val has frames, and no target."""
+    root = tmp_path_factory.mktemp("empty")
+    spec = {"height": 34, "width": 46, "frames": 5, "fps": 25.0, "kind": "clouds", "offset": 3000, "span": 100}
+    names = {"a": "train", "b": "train", "empty": "val", "c": "test"}
+    scenes = {n: SceneSpec(seed=i, targets=0 if n == "empty" else 2, **spec) for i, n in enumerate(names)}
+    write_source(root / "source", scenes)
+    ingest(root / "source", "made", root / "data", root / "staging")
+    path = root / "data" / "made" / "splits.json"
+    path.chmod(0o644)
+    write_json(path, read_json(path) | {"groups": names})
+    shards.build(root / "data", root / "shards", CONFIG)
+    return root / "shards"
+
+
+def test_a_val_without_a_target_chooses_nothing(empty_val):
+    """Its IoU is 0 or none whatever is learnt: the first epoch would be the best for ever."""
+    states, lines = [], []
+    config = tiny(train__epochs=3, train__checkpoint_every=1)
+
+    def report(row, folder):
+        states.append(read_json(folder / "state.json"))
+
+    loop.fit(config, empty_val, report, log=lines.append)
+    assert [(s["best"]["epoch"], s["best"]["chosen"], s["selected"]) for s in states] == [
+        (epoch, "last", None) for epoch in (1, 2, 3)
+    ]
+    assert sum("val has no target" in line for line in lines) == 1 and states[-1]["history"][0]["val_fa"] is not None
+    with pytest.raises(InputError, match=r"train\.patience=2.*no target in the split 'val'"):
+        prepare(tiny(train__patience=2), empty_val)
+
+
+def test_a_rate_that_val_cannot_tell_is_refused_before_the_training(sample_shards):
+    config = tiny(evaluate__objective="pd_at_fa", evaluate__wanted_fa=1e-6)
+    with pytest.raises(
+        InputError, match=r"evaluate\.wanted_fa=1e-06: too little to tell: Fa 1e-06 needs 1e\+07 pixels"
+    ):
+        prepare(config, sample_shards)
+    assert prepare(tiny(evaluate__objective="pd_at_fa", evaluate__wanted_fa=1e-2), sample_shards).name

@@ -57,9 +57,19 @@ def git(folder: Path, *arguments: str) -> None:
 
 
 def registered(
-    workspace: Workspace, kind: str, name: str, seed: int = 0, model=None, config=None, shards: Path | None = None
+    workspace: Workspace,
+    kind: str,
+    name: str,
+    seed: int = 0,
+    model=None,
+    config=None,
+    shards: Path | None = None,
+    noted: dict | None = None,
 ) -> str:
-    """A version of `name`: a fresh network of that kind (or `model`) as if trained on the shards; the version's number."""
+    """A version of `name`: a fresh network of that kind (or `model`) as if trained on the shards; the version's number.
+
+    `noted`: what its lineage says besides.
+    """
     import torch
 
     from irstd.models import build_model
@@ -85,7 +95,7 @@ def registered(
         "split": "val", "protocol": "strict", "grid": None, "threshold": config.evaluate.threshold, "chosen": "val-best",
         "digests": chain["sets"], "values": values,
     }  # fmt: skip
-    noted = chain | {"mlflow_run": run, "weights_sha256": sha256_file(place)}
+    noted = chain | {"mlflow_run": run, "weights_sha256": sha256_file(place)} | (noted or {})
     made = package.write(folder, place, config, manifests, noted, metrics)
     tags = lineage.tags(chain) | {"irstd.weights_sha256": noted["weights_sha256"]}
     return models.register(workspace, run, made, name, tags)
