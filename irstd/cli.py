@@ -35,6 +35,8 @@ Shards = Annotated[
         "--shards", metavar="DIR", help="shards elsewhere, a folder or a URL; default: shards/ of the workspace"
     ),
 ]
+ModelUri = Annotated[str, typer.Argument(metavar="MODEL_URI")]
+Seconds = Annotated[float, typer.Option("--seconds", min=0.5)]
 Register = Annotated[bool, typer.Option("--register/--no-register", help="register the result as challenger")]
 
 
@@ -420,7 +422,7 @@ def serve(
 
 @app.command()
 def lineage(
-    model: Annotated[str, typer.Argument(metavar="MODEL_URI")],
+    model: ModelUri,
     verify: Annotated[
         bool, typer.Option("--verify", help="recompute every hash; status 1 at the first broken link")
     ] = False,
@@ -433,7 +435,7 @@ def lineage(
 
 @app.command()
 def reproduce(
-    model: Annotated[str, typer.Argument(metavar="MODEL_URI")],
+    model: ModelUri,
     allow_dirty: Annotated[
         bool, typer.Option("--allow-dirty", help="also a model whose commit is not all of its code")
     ] = False,
@@ -447,7 +449,7 @@ def reproduce(
 
 @app.command()
 def bundle(
-    model: Annotated[str, typer.Argument(metavar="MODEL_URI")],
+    model: ModelUri,
     out: Annotated[Path, typer.Option("--out", help="a new .zip file")],
     shards: Shards = None,
     force: Annotated[bool, typer.Option("--force", help="replace what is there")] = False,
@@ -487,7 +489,7 @@ def weights_import(
 @bench.command("loader")
 def bench_loader(
     shards: Shards = None,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 10.0,
+    seconds: Seconds = 10.0,
     memory: Annotated[
         bool, typer.Option("--memory", help="private memory over 1 GB and 4 GB of shards instead; writes 5 GB")
     ] = False,
@@ -497,7 +499,7 @@ def bench_loader(
 
 
 @bench.command("shard")
-def bench_shard(seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 5.0) -> None:
+def bench_shard(seconds: Seconds = 5.0) -> None:
     """Frames a second of the shard writer, against the sum of its parts timed alone."""
     _call("bench", "shard", seconds=seconds)
 
@@ -505,7 +507,7 @@ def bench_shard(seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 
 @bench.command("train")
 def bench_train(
     shards: Shards = None,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 10.0,
+    seconds: Seconds = 10.0,
 ) -> None:
     """The share of a training step that waits for data, of both networks, and of the steps that checkpoints take."""
     _call("bench", "train", shards=shards, seconds=seconds)
@@ -531,7 +533,7 @@ def bench_infer(
 
 
 @bench.command("doctor")
-def bench_doctor(seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 10.0) -> None:
+def bench_doctor(seconds: Seconds = 10.0) -> None:
     """Frames a second of `doctor data`, against decoding alone."""
     _call("bench", "doctor", seconds=seconds)
 
