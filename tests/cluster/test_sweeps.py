@@ -16,6 +16,7 @@ import yaml
 from irstd.data.synthetic import SceneSpec, write_source
 from tests.cluster.test_kill import of_workspace
 from tests.integration.conftest import irstd, new_workspace
+from tests.unit.servers import TrackingServer
 
 FIXED = {"data.crop": 32, "train.batch": 4, "model.width": 4, "train.val_every": 1, "train.checkpoint_every": 1}
 LR = {"train.lr": {"loguniform": [1e-4, 1e-2]}}
@@ -151,3 +152,40 @@ def test_trials_of_two_workers_are_stopped_and_give_their_places_back(place):
     assert found["state"] == "finished" and found["plan"]["workers"] == 2
     assert found["counts"].get("pruned") and found["counts"].get("finished")
     assert not of_workspace(place)
+
+
+@pytest.mark.filterwarnings("ignore:The ..noload.. loader:DeprecationWarning")
+def test_a_search_without_its_tracking_server_is_logged_by_the_same_command(place, tmp_path):
+    """Stopped trials wait for the server before they end, and the next ones begin in their processes all the same."""
+    space(
+        place,
+        "away",
+        search="grid",
+        space={"train.lr": {"choice": [1e-2, 1e-4, 3e-4]}},
+        scheduler={"kind": "asha", "grace": 1, "reduction": 2},
+        budget={"epochs": 3},
+    )
+    server = TrackingServer(tmp_path)
+    (place / "settings.toml").write_text(f'[mlflow]\nuri = "{server.uri}"\n')
+    try:
+        done = irstd(place, "tune", "away", "--no-register", "--parallel", "1", check=1, timeout=500)
+        assert f"MLflow at {server.uri} does not answer" in done.stdout and "the same command" in done.stderr
+        first = journal(place, "away")
+        assert {e["trial"] for e in first if e["event"] == "end"} == {1, 2, 3}, done.stdout
+        server.start()
+        irstd(place, "tune", "away", "--no-register", "--parallel", "1", timeout=500)
+        assert [e for e in journal(place, "away") if e["event"] == "start"] == [
+            e for e in first if e["event"] == "start"
+        ]
+        from mlflow import MlflowClient
+
+        client = MlflowClient(server.uri, server.uri)
+        runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+        kinds = [run.data.tags.get("irstd.kind") for run in runs]
+        assert kinds.count("tune") == 1 and kinds.count("trial") == record(place, "away")["counts"]["finished"]
+        (whole,) = (run for run in runs if run.data.tags.get("irstd.kind") == "tune")
+        names = {f.path for f in client.list_artifacts(whole.info.run_id)}
+        assert {"sweep.json", "curves.csv", whole.data.tags["irstd.page"]} <= names
+    finally:
+        server.kill()
+        (place / "settings.toml").unlink()
