@@ -532,6 +532,15 @@ def bench_infer(
     _call("bench", "infer", seconds=seconds, exported=exported)
 
 
+@bench.command("detect")
+def bench_detect(
+    seconds: Annotated[float, typer.Option("--seconds", min=0.5)] = 20.0,
+    recording: Annotated[Path | None, typer.Option("--recording", help="in place of a synthetic one")] = None,
+) -> None:
+    """Frames a second of `irstd detect` without overlay, against the bare model over decoded frames."""
+    _call("bench", "detect", seconds=seconds, recording=recording)
+
+
 @bench.command("doctor")
 def bench_doctor(seconds: Seconds = 10.0) -> None:
     """Frames a second of `doctor data`, against decoding alone."""

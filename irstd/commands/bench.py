@@ -1,4 +1,4 @@
-"""`irstd bench loader|shard|train|cluster|infer|models|doctor`: a short table of rates, and the ratios that count."""
+"""`irstd bench loader|shard|train|cluster|infer|detect|models|doctor`: a short table of rates, and the ratios that count."""
 
 from __future__ import annotations
 
@@ -108,6 +108,27 @@ def infer(
 
         say("bench: exporting, which takes about a minute")
         _show("infer", beside.measure(seconds, **(exports or {})))
+
+
+def detect(workspace: Workspace, seconds: float, recording: Path | None = None, **sizes: Any) -> None:
+    """Frames a second of `irstd detect`, against the bare model. `sizes`: see `irstd.bench.detect.measure`."""
+    from irstd.bench import detect as bench
+    from irstd.commands.detection import Job
+    from irstd.commands.detection import detect as one
+    from irstd.data.inputs import recordings
+
+    def run(package: Path, video: Path, out: Path, bit_depth: int) -> int:
+        (source,) = recordings([str(video)])
+        job = Job(
+            source, out, package, str(package), bit_depth, ("jsonl",), overlay=False, page=False, distance=None, device="cpu",
+            anew=True, one_thread=True,
+        )  # fmt: skip
+        return one(job, lambda line: None)["frames"]
+
+    if recording is not None and not recording.exists():
+        raise InputError(f"--recording {recording}: no such file or folder")
+    with _scratch(workspace) as folder:
+        _show("detect", bench.measure(folder, seconds, run, video=recording, **sizes))
 
 
 def doctor(workspace: Workspace, seconds: float, **sizes: Any) -> None:

@@ -87,6 +87,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["detector / bare network"],
             id="infer",
         ),
+        pytest.param(lambda w: bench.detect(w, 0.05, scenes=TINY, width=4), ["irstd detect / bare model"], id="detect"),
         pytest.param(
             lambda w: bench.doctor(w, 0.05, scenes=TINY),
             ["doctor / decoding alone, FFV1", "doctor / decoding alone, PNG"],
