@@ -29,23 +29,28 @@ class _Lines:
         self.once: set[str] = set()
         self.requests: list[tuple[int, Any]] = []
         self.answered: dict[int, tuple[threading.Event, list[Any]]] = {}
+        self.lock = threading.Lock()  # calls of many workers run side by side
 
     def say(self, lines: list[str], once: str | None = None) -> None:
-        if once not in self.once:
-            self.lines += lines
-        if once is not None:
-            self.once.add(once)
+        with self.lock:
+            if once not in self.once:
+                self.lines += lines
+            if once is not None:
+                self.once.add(once)
 
     def take(self) -> tuple[list[str], list[tuple[int, Any]]]:
-        lines, self.lines = self.lines, []
-        requests, self.requests = self.requests, []
+        with self.lock:
+            lines, self.lines = self.lines, []
+            requests, self.requests = self.requests, []
         return lines, requests
 
     def ask(self, request: Any) -> Any:
         """The driver's answer, once it has shown all lines that came before and has answered."""
-        number, waiting = len(self.answered), (threading.Event(), [])
-        self.answered[number] = waiting
-        self.requests.append((number, request))
+        waiting: tuple[threading.Event, list[Any]] = (threading.Event(), [])
+        with self.lock:
+            number = len(self.answered)
+            self.answered[number] = waiting
+            self.requests.append((number, request))
         waiting[0].wait()
         return waiting[1][0]
 

@@ -6,6 +6,8 @@ import io
 import json
 import pickle
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from irstd import config as configuration
 from irstd.bench import cluster
 from irstd.cluster import faults
 from irstd.cluster.beginning import Beginning
-from irstd.cluster.console import _Heard
+from irstd.cluster.console import _Heard, _Lines
 from irstd.cluster.drill import Drill, Drills, hook
 from irstd.cluster.plan import Resources, asked, make
 from irstd.cluster.storage import INDEX, Storage
@@ -214,6 +216,33 @@ def test_the_cause_of_a_failure_is_found_whatever_it_is_wrapped_in():
 
 
 # -- what workers print ------------------------------------------------------------------------------------------
+
+
+def test_workers_that_ask_at_once_each_get_their_answer():
+    class Slow(dict):
+        def __len__(self):
+            found = super().__len__()
+            time.sleep(0.05)
+            return found
+
+    lines, found = _Lines(), {}
+    lines.answered = Slow()
+
+    def ask(rank: int) -> None:
+        found[rank] = lines.ask(rank)
+
+    threads = [threading.Thread(target=ask, args=(rank,), daemon=True) for rank in range(3)]
+    for thread in threads:
+        thread.start()
+    requests = []
+    while len(requests) < 3:
+        requests += lines.take()[1]
+    assert sorted(number for number, _ in requests) == [0, 1, 2]
+    for number, rank in requests:
+        lines.answer(number, f"to {rank}")
+    for thread in threads:
+        thread.join()
+    assert found == {rank: f"to {rank}" for rank in range(3)}
 
 
 def test_a_stream_tells_whole_lines_and_passes_all_on():

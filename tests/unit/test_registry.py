@@ -301,5 +301,5 @@ def test_detect_refuses_a_file_as_its_folder(workspace, tmp_path, below):
     np.save(tmp_path / "video.npy", np.zeros((1, 8, 8), np.uint8))
     out = tmp_path / f"taken{below}"
     with pytest.raises(InputError, match="is a file"):
-        detect.run(workspace, tmp_path / "video.npy", "models:/none@champion", out, 8, False)
+        detect.run(workspace, [str(tmp_path / "video.npy")], "models:/none@champion", out, 8, False)
     assert (tmp_path / "taken").read_text() == "mine"
