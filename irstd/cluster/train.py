@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ import ray
 import ray.train
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.execution.controller import TrainController
 
 from irstd.cluster.beginning import Beginning
 from irstd.cluster.console import Say, console, spoken
@@ -31,6 +34,9 @@ from irstd.foreign import Source
 from irstd.training import kept as kept_epochs
 from irstd.training.identity import Identity
 from irstd.workspace import Workspace
+
+STOP_EVERY = 0.5
+"""Seconds between looks whether a run is to be stopped."""
 
 
 class Tracker(Protocol):
@@ -59,6 +65,7 @@ def fit(
     drills: list[Drill] | None = None,
     beginning: Beginning | None = None,
     stepped: Callable[[int], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> None:
     """Train on the running Ray session and leave the last checkpoint (the best weights with it) in the folder `target`.
 
@@ -71,6 +78,7 @@ def fit(
         drills: failures to try, noted beside `target`.
         beginning: times until here; the first worker says them, with its own, at its first step.
         stepped: told, on every worker, the number of steps done (picklable).
+        stop: once it is set the workers are ended at once, and SystemExit is raised.
 
     Raises: IrstdError of the program's own error, at once; WorkError where workers were lost more often than is tried again.
     """
@@ -97,7 +105,7 @@ def fit(
             "beside": (beside := _beside(workspace.ray_storage, name)),
         }
         try:
-            result = _run(job, storage, plan, callbacks or [], say, show)
+            result = _run(job, storage, plan, callbacks or [], say, show, stop)
         finally:
             kept_epochs.fetch(beside, target.parent)
     for drill in drills or ():
@@ -109,15 +117,48 @@ def fit(
         shutil.copytree(folder, staged, dirs_exist_ok=True)
 
 
+class Stopped(BaseException):
+    """The run was to be stopped, and is."""
+
+
 class _Trainer(TorchTrainer):
     """Ray's, without the process that would hand out Ray Data's data sets: it takes seconds to start, and there are none."""
+
+    stop: threading.Event | None = None
 
     def _create_default_callbacks(self) -> list[Any]:
         return [each for each in super()._create_default_callbacks() if type(each).__name__ != "DatasetsCallback"]
 
+    def _initialize_and_run_controller(self, **options: Any) -> Result:
+        """Ray's waits for the end whatever happens. A trial that Ray Tune has stopped hears no more of its controller, which
+        then waits for ever to be heard."""
+        if self.stop is None:
+            return super()._initialize_and_run_controller(**options)
+        here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
+        settings = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"} | get_env_vars_to_propagate()
+        controller = (
+            ray.remote(TrainController)
+            .options(num_cpus=0, label_selector=here, runtime_env={"env_vars": settings})
+            .remote(**options)
+        )
+        run = controller.run.remote()
+        while not ray.wait([run], timeout=STOP_EVERY)[0]:
+            if self.stop.is_set():
+                # Its workers end with it.
+                ray.kill(controller)
+                raise Stopped
+        ray.get(run)
+        return ray.get(controller.get_result.remote())
+
 
 def _run(
-    job: dict[str, Any], storage: Storage, plan: Plan, callbacks: list[Any], say: Say, show: Callable[[str], None]
+    job: dict[str, Any],
+    storage: Storage,
+    plan: Plan,
+    callbacks: list[Any],
+    say: Say,
+    show: Callable[[str], None],
+    stop: threading.Event | None,
 ) -> Result:
     """Ray's trainer, again where its own controller was lost."""
     lost, before = 0, -1
@@ -141,8 +182,11 @@ def _run(
                 callbacks=[*callbacks, Watch(say, step, plan.cpus_per_worker * plan.sizes[0])],
             ),
         )
+        trainer.stop = stop
         try:
             return trainer.fit()
+        except Stopped:
+            raise SystemExit from None
         except SystemExit:
             # Ray's own way to end on ctrl-c.
             raise KeyboardInterrupt from None

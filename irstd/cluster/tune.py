@@ -281,6 +281,7 @@ def _one(job: dict[str, Any], common: dict[str, Any], folder: Path, track: Any) 
 
 def _many(job: dict[str, Any], common: dict[str, Any], folder: Path, track: Any) -> dict[str, Any]:
     """Train over the workers of a Ray Train run of its own."""
+    from ray.train._internal.session import get_session
     from ray.tune.integration.ray_train import TuneReportCallback
 
     cluster_train.fit(
@@ -293,6 +294,7 @@ def _many(job: dict[str, Any], common: dict[str, Any], folder: Path, track: Any)
         track,
         show=_quiet,
         callbacks=[TuneReportCallback()],
+        stop=get_session().stop_event,
     )
     return _reported(folder)
 
