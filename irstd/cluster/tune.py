@@ -82,8 +82,8 @@ def run(
 
     trainable = tune.with_resources(tune.with_parameters(trial, common=common), resources)
     # The next trial begins in the process of one that is over, where everything is imported. Code of a network that is not
-    # ours is unpacked for each trial anew. A trial of several workers that is stopped goes with its process: what waits for
-    # Ray Train in there does not end by itself, and would keep the workers' places.
+    # ours is unpacked for each trial anew. A trial of several workers goes with its process, and with it all that Ray Train
+    # keeps in there.
     reuse = not source.files and plan.workers == 1
 
     def fit() -> None:
