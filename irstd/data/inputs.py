@@ -33,8 +33,8 @@ LONGEST = 100  # letters of a name
 
 @dataclass(frozen=True)
 class Input:
-    """A recording. `name`: a slug that no other recording of the call has; `shown`: as messages call it; `bit_depth`, `fps`:
-    what sidecars say of it, or None."""
+    """A recording. `path`: absolute, since Ray's workers are in another folder; `shown`: as messages call it; `name`: a slug that
+    no other recording of the call has; `bit_depth`, `fps`: what sidecars say of it, or None."""
 
     path: Path
     shown: str
@@ -94,7 +94,7 @@ def _at(path: Path, shown: Path) -> Iterator[Input]:
         named = shown if not shown.is_absolute() and ".." not in shown.parts else PurePath(path.resolve().name)
         # Of a path that was typed the last part is enough; below a glob's start all of it tells recordings apart.
         named = PurePath(named.name) if shown == path else named
-        yield Input(path, str(shown), _name(named, path), said.bit_depth, said.fps)
+        yield Input(path.absolute(), str(shown), _name(named, path), said.bit_depth, said.fps)
         return
     listing = scan(path)
     candidates = simple.recordings(listing, lambda *_: None)
@@ -103,7 +103,7 @@ def _at(path: Path, shown: Path) -> Iterator[Input]:
             f"{path}: holds no recording: give videos (mkv, mp4, avi, mov, cptv, raw), images, or their folder"
         )
     for each in candidates:
-        place = path / each.recording
+        place = path.absolute() / each.recording
         yield Input(place, str(shown / each.recording), _name(each.recording, place), each.bit_depth, each.fps)
 
 

@@ -22,7 +22,7 @@ LEAST_SIDE = 480  # small sensors are shown enlarged, by a whole number, so that
 COLOUR = (80, 220, 255)
 TRAIL = 25  # frames that a trail goes back
 # One after the other for tracks, BGR; apart from each other for the colour-blind too (Okabe and Ito).
-TRACKS = ((233, 180, 86), (115, 158, 0), (66, 228, 240), (0, 94, 213), (167, 121, 204), (0, 159, 230))
+TRACKS = ((233, 180, 86), (140, 220, 60), (66, 228, 240), (0, 94, 213), (167, 121, 204), (0, 159, 230))
 
 
 class OverlayWriter:

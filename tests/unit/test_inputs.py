@@ -35,6 +35,8 @@ def test_folders_and_globs():
     assert names("x/a.mkv", "./x/a.mkv", "x/*.mkv") == ["a"]  # once each
     assert not inputs.alone(["x"]) and not inputs.alone(["x/*.mkv"]) and not inputs.alone(["x/a.mkv", "y/b.mkv"])
     assert inputs.alone(["x/a.mkv"])
+    # Ray's workers, for whom they are, have another working directory.
+    assert all(each.path.is_absolute() for each in inputs.recordings(["x", "y/*.mkv", "only"]))
     assert [each.shown for each in inputs.recordings(["x"])] == ["x/Night 2/c.mkv", "x/a.mkv", "x/stills"]
 
 
