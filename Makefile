@@ -29,6 +29,7 @@ bench: $(READY)
 	$(BIN)/irstd bench loader
 	$(BIN)/irstd bench train
 	$(BIN)/irstd bench infer
+	$(BIN)/irstd bench detect
 	$(BIN)/irstd bench doctor
 	$(BIN)/irstd bench models
 
