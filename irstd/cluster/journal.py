@@ -23,13 +23,14 @@ class Journal:
     def __init__(self, path: Path | None) -> None:
         self.path = path
 
-    def read(self) -> list[Event]:
-        """All events; an unfinished last line is cut off."""
+    def read(self, mend: bool = True) -> list[Event]:
+        """All events but an unfinished last line, which is cut off with `mend`: whoever only looks may see the line that a
+        search is writing at this moment."""
         if self.path is None or not self.path.is_file():
             return []
         content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
+        if mend and len(whole) < len(content):
             with writing(self.path), self.path.open("r+b") as file:
                 file.truncate(len(whole))
         events = []

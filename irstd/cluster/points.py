@@ -58,7 +58,8 @@ def within(knob: Knob, value: float) -> float:
     low, high = float(knob.values[0]), float(knob.values[1])
     if knob.kind == "quniform":
         step = knob.values[2]
-        value = low + min(round((value - low) / step), int((high - low) / step + 1e-9)) * step
+        # One of `knob.points`, to the digit.
+        return rounded(low + min(round((value - low) / step), int((high - low) / step + 1e-9)) * step)
     return min(max(rounded(value), low), high)
 
 

@@ -297,15 +297,34 @@ def read(name: str, root: Path) -> Space:
 
 def _check_roles(path: Path, space: Space) -> None:
     """Paths that something else of the file decides."""
-    for key in ("model.name", "train.seed", "train.hours"):
+    frames = "trials would be measured on different frames, which cannot be compared"
+    hints = {
+        "model.name": "a space is of one network",
+        "train.seed": "the confirmation varies it",
+        "train.hours": "it decides how long a trial runs",
+        "data.sets": frames,
+        "data.train_on": frames,
+        "evaluate.grid": "trials would be measured on different grids, which cannot be compared",
+    }
+    for key, why in hints.items():
         if key in space.space:
-            hint = {"model.name": "a space is of one network", "train.seed": "the confirmation varies it"}
-            raise InputError(f"{path}: {key} is not searched over: {hint.get(key, 'it decides how long a trial runs')}")
+            raise InputError(f"{path}: {key} is not searched over: {why}")
     if "train.epochs" in space.space and space.scheduler.kind != "none":
         raise InputError(f"{path}: trials of different train.epochs cannot be compared on the way: scheduler: none")
     for key in ("evaluate.objective", "evaluate.protocol", "evaluate.wanted_fa"):
         if key in space.space or (key in space.fixed and space.objective != Objective()):
             raise InputError(f"{path}: {key} belongs under objective")
+
+
+def given(space: Space, overrides: Mapping[str, Any]) -> Space:
+    """The space with what the command line says of its fixed paths: conditions hang on them. `InputError` where one then never
+    holds."""
+    fixed = {path: overrides.get(path, value) for path, value in space.fixed.items()}
+    try:
+        _check_conditions(space.space, fixed)
+    except ValueError as error:
+        raise InputError(f"space {space.name}: {error}") from None
+    return space.model_copy(update={"fixed": fixed})
 
 
 def config_of(space: Space, root: Path, overrides: Mapping[str, Any]) -> Config:

@@ -94,7 +94,7 @@ class Sweep:
         self._last = 0.0
         self._runs: dict[str, Trial] = {}
         self._doomed: dict[int, str] = {}
-        for event in journal.read():
+        for event in journal.read(mend=begin):
             self._apply(event)
         if begin:
             self.event("begin")
@@ -116,6 +116,12 @@ class Sweep:
     def spent(self) -> bool:
         """Whether the hours are."""
         return self.hours is not None and self.elapsed() >= 3600 * self.hours
+
+    @property
+    def cut(self) -> bool:
+        """Whether the hours ended it before its trials did. Hours that pass afterwards, while it is confirmed, cut nothing."""
+        left = any(trial.state in ("asked", "stopped") for trial in self.trials)
+        return self.spent and (left or not (self.exhausted or self.full))
 
     def elapsed(self) -> float:
         """Seconds of the clock over all sessions."""

@@ -28,10 +28,19 @@ class Candidate:
     overrides: Point
 
 
-def candidates(best: list[Trial], count: int) -> list[Candidate]:
-    """The `count` best trials, the best first, and the default."""
-    found = [Candidate(f"trial {t.number}", t.number, t.overrides) for t in best[:count]]
+def candidates(best: list[Trial], count: int, default: str | None = None) -> list[Candidate]:
+    """The `count` best trials, the best first, and the default. A trial that is the run `default` stands there as the default
+    alone: the same seeds would make the same runs of it.
+    """
+    others = [t for t in best if t.run != default]
+    found = [Candidate(f"trial {t.number}", t.number, t.overrides) for t in others[:count]]
     return [*found, Candidate(DEFAULT, None, {})]
+
+
+def still(found: dict[str, Any] | None, chosen: list[Candidate]) -> dict[str, Any] | None:
+    """What an earlier session confirmed; None where it is of other candidates than these, which the search found since."""
+    same = found is not None and [row["trial"] for row in found["candidates"]] == [c.trial for c in chosen]
+    return found if same else None
 
 
 def seeds(base: int, count: int) -> list[int]:
@@ -74,7 +83,8 @@ def results(chosen: list[Candidate], fresh: list[int], sweep: Sweep) -> dict[str
         pairs = zip(row["values"], default["values"], strict=True)
         row["gain"] = gain([a - b for a, b in pairs if a is not None and b is not None])
     whole = [row for row in rows if None not in row["values"]]
-    winner = max(whole, key=lambda row: row["mean"]) if default in whole else None
+    # Of equals the default: nothing is changed for nothing.
+    winner = max(whole, key=lambda row: (row["mean"], row is default)) if default in whole else None
     return {"seeds": fresh, "candidates": rows, "winner": winner["name"] if winner else None}
 
 

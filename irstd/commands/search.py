@@ -73,12 +73,19 @@ class Search(Planned):
         if sweep.skipped:
             why = max(sweep.reasons, key=lambda reason: sweep.reasons[reason])
             say(f"{sweep.skipped} points were left out; most often: {why}")
-        confirmed = self._confirm(sweep, record) if self.confirm and not sweep.spent else record.more["confirmation"]
+        if self.confirm and not sweep.cut:
+            confirmed = self._confirm(sweep, record)
+        else:
+            confirmed = confirmation.still(record.more["confirmation"], self._candidates(sweep))
+            if self.confirm and confirmed is None:
+                say("the hours were spent, so nothing was confirmed; with more --hours the search goes on")
         winner, chosen = self._winner(best, confirmed)
-        state = "stopped" if sweep.spent else "finished"
+        state = "stopped" if sweep.cut else "finished"
         record.write(state, confirmation=confirmed, winner=winner)
         if self.ready or old.get("state") != state:
-            tracking.patiently(self.workspace, lambda: self._log(best, confirmed), say, "logs and registers the winner")
+            with record.done():
+                rest = "logs and registers the winner"
+                tracking.patiently(self.workspace, lambda: self._log(best, confirmed), say, rest)
         self.record = record
         return {
             "name": self.name,
@@ -186,13 +193,16 @@ class Search(Planned):
 
     # -- confirmation and winner ------------------------------------------------------------------------------------
 
+    def _candidates(self, sweep: Sweep) -> list[confirmation.Candidate]:
+        return confirmation.candidates(sweep.ranked(), self.space.confirmation.best, self.default.name)
+
     def _confirm(self, sweep: Sweep, record: Record) -> dict[str, Any] | None:
         from irstd.cluster.spaces import Scheduler
         from irstd.cluster.stopping import Stopping
 
-        chosen = confirmation.candidates(sweep.ranked(), self.space.confirmation.best)
+        chosen = self._candidates(sweep)
         if len(chosen) < 2:
-            say("nothing to confirm: no trial ran to its end")
+            say("nothing to confirm: no trial but the default configuration ran to its end")
             return None
         fresh = confirmation.seeds(self.default.config.train.seed, self.space.confirmation.seeds)
         runs = confirmation.points(chosen, fresh)

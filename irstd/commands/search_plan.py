@@ -43,6 +43,7 @@ class Planned:
             space = space.model_copy(update={"budget": space.budget.model_copy(update=limits)})
         if recipe is not None:
             space = space.model_copy(update={"recipe": str(recipe.resolve())})
+        space = spaces.given(space, overrides)
         self.space, self.confirm = space, confirm and space.confirmation.best > 0
         for path in overrides:
             if path in space.space:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from csv import DictWriter
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,15 @@ class Record:
         write_atomic(self.folder / "curves.csv", curves(self.sweep.trials))
         if self.page is not None:
             self.page(content, state != "running")
+
+    @contextmanager
+    def done(self) -> Iterator[None]:
+        """Around what the search does not end well without: where it fails the record says so, and the same command does it."""
+        try:
+            yield
+        except BaseException:
+            self.write("interrupted")
+            raise
 
     def content(self, state: str, updated: str | None = None) -> dict[str, Any]:
         sweep = self.sweep

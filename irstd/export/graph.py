@@ -9,6 +9,7 @@ multiples and the way back are inside.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -98,13 +99,15 @@ def example(graph: SegmentationGraph | DetectionGraph, batch: int, height: int, 
 
 
 def difference(found: Any, expected: Any, side: int) -> float:
-    """The largest difference of two results of a graph, boxes as a share of `side`, the frame's longer side in px.
+    """The largest difference of two results of a graph, boxes as a share of `side`, the frame's longer side in px. NaN where
+    one has it, infinity where shapes differ.
 
     Classes are not compared: of two that are equally likely either may come first.
     """
     found, expected = (list(v) if isinstance(v, list | tuple) else [v] for v in (found, expected))
-    apart = [
-        float((torch.as_tensor(f) - torch.as_tensor(e)).abs().max())
-        for f, e in zip(found[:2], expected[:2], strict=True)
-    ]
-    return apart[0] if len(apart) == 1 else max(apart[0] / side, apart[1])
+    apart = []
+    for one, other in zip(map(torch.as_tensor, found[:2]), map(torch.as_tensor, expected[:2]), strict=True):
+        # Without this one shape would be stretched to the other.
+        apart.append((one - other).abs().max() if one.shape == other.shape else torch.tensor(math.inf))
+    # Of a number and NaN this maximum is NaN, which Python's may pass over.
+    return float(apart[0] if len(apart) == 1 else torch.maximum(apart[0] / side, apart[1]))

@@ -23,7 +23,7 @@ import numpy as np
 from irstd.config import Config
 from irstd.errors import InputError, WorkError
 from irstd.files import canonical_json, read_json, sha256_file, sha256_text, write_atomic, write_json
-from irstd.foreign import Source, carried
+from irstd.foreign import COMPILED, Source, carried
 from irstd.inference import card, choice, example, provenance
 
 SCHEMA = 1
@@ -31,6 +31,7 @@ WEIGHTS = "weights.safetensors"
 EXAMPLE = "input_example.npy"
 CODE = "code"
 """The folder of a package, or of a run, with the code of a network that is not ours."""
+IMPORTABLE = (".py", ".pyc", *COMPILED)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class Package:
         return self.content.get("files") or ({WEIGHTS: noted} if noted else {})
 
     def altered(self) -> Iterator[tuple[str, str]]:
-        """(file, what is wrong) of each listed file that is missing or is not what it was."""
+        """(file, what is wrong) of each listed file that is missing or is not what it was, and of code that is not listed: it
+        would be imported with the rest."""
         for name, recorded in self.files.items():
             path = self.folder / name
             try:
@@ -74,6 +76,11 @@ class Package:
                 continue
             if found != recorded:
                 yield name, f"is {found[:12]}, recorded is {recorded[:12]}"
+        if "files" in self.content:
+            there = {f"{CODE}/{path}" for path in Source.read(self.folder / CODE).files}
+            for name in sorted(there - set(self.files)):
+                if name.endswith(IMPORTABLE):
+                    yield name, "was not there when the package was written"
 
     def check(self) -> Package:
         """Itself; `WorkError` where a file is missing or is not what it was when the package was written."""

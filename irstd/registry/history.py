@@ -70,8 +70,13 @@ def before(found: Iterable[Mapping[str, Any]], champion: str) -> str | None:
         if record["kind"] == "rollback":
             while stack and stack[-1] != record["to"]:
                 stack.pop()
-        elif record.get("from") and (not stack or stack[-1] != record["from"]):
-            stack.append(record["from"])
+        elif record.get("from"):
+            # What stands above it was no champion by then: a move that did not come through, or was taken back by hand.
+            if record["from"] in stack:
+                while stack[-1] != record["from"]:
+                    stack.pop()
+            else:
+                stack.append(record["from"])
         if not stack or stack[-1] != record["to"]:
             stack.append(record["to"])
     while stack and stack[-1] != champion:

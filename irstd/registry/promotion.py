@@ -58,11 +58,13 @@ def compare(
     accept_insufficient: where there are too few groups for an interval, the numbers alone decide. anew: measure both on the
     split that is here, though it was another one when they were trained.
     """
+    # First: a version whose files are gone or altered does not become champion, whatever there is to compare it with.
+    mine = models.package(workspace, f"models:/{challenger.name}/{challenger.version}")
     if champion is None:
         return Verdict("promoted", "there was no champion")
     if champion.version == challenger.version:
         return Verdict("promoted", f"version {champion.version} is the champion already")
-    mine, theirs = (models.package(workspace, f"models:/{v.name}/{v.version}") for v in (challenger, champion))
+    theirs = models.package(workspace, f"models:/{champion.name}/{champion.version}")
     manifests = read_all(shards, sorted(mine.content["lineage"]["sets"]))
     split = "gate" if all(m.count("gate", "labelled") for m in manifests) else "val"
     if why := _incomparable(mine, theirs, manifests, split, anew):
@@ -261,6 +263,7 @@ def rollback(workspace: Workspace, name: str) -> tuple[str, str]:
         if target is None:
             raise InputError(f"{name}: no champion before version {now.version} is recorded")
         version = models.resolve(workspace, f"models:/{name}/{target}")
+        models.package(workspace, f"models:/{name}/{target}")  # its files are whole
         note = {
             "kind": "rollback",
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -18,7 +18,7 @@ from irstd.cluster.stopping import Stopping
 from irstd.cluster.sweep import Sweep, Trial
 from irstd.commands import confirmation, estimate, leaderboard, sweeps
 from irstd.commands.leaderboard import Board, both
-from irstd.errors import InputError
+from irstd.errors import InputError, WorkError
 from irstd.metrics import pd_at_fa
 from irstd.metrics.at_fa import MetricsAtFa
 from irstd.metrics.curve import FINE
@@ -88,6 +88,43 @@ def test_the_default_can_win():
     found = confirmed([(0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (0.6, 0.6, 0.6)])
     assert found["winner"] == "default" and "no trial beats the default" in confirmation.verdict(found, "val_iou")
     assert [r["note"] for r in confirmation.table(found, "val_iou")] == ["", "", "winner"]
+
+
+def test_of_equals_the_default_wins():
+    """A knob that does nothing is no reason to change it."""
+    assert confirmed([(0.5, 0.5, 0.5), (0.5, 0.6, 0.4), (0.5, 0.5, 0.5)])["winner"] == "default"
+
+
+def test_a_trial_that_is_the_default_is_confirmed_as_the_default():
+    """Both would be the same runs, and the second of them a point that repeats the first."""
+    best = swept([{"train.lr": lr} for lr in (0.1, 0.2, 0.3)], [0.3, 0.5, 0.4])
+    default = best.trials[1].run
+    chosen = confirmation.candidates(best.ranked(), 2, default)
+    assert [c.name for c in chosen] == ["trial 3", "trial 1", "default"]
+    assert [c.name for c in confirmation.candidates(best.ranked()[:1], 2, default)] == ["default"]
+
+
+def test_what_was_confirmed_before_counts_while_its_candidates_are_the_best():
+    best = swept([{"train.lr": lr} for lr in (0.1, 0.2, 0.3)], [0.3, 0.5, 0.4])
+    found = {"candidates": [{"trial": 2}, {"trial": 3}, {"trial": None}], "winner": "trial 3"}
+    assert confirmation.still(found, confirmation.candidates(best.ranked(), 2)) is found
+    more = swept([{"train.lr": lr} for lr in (0.1, 0.2, 0.3, 0.4)], [0.3, 0.5, 0.4, 0.9])
+    assert confirmation.still(found, confirmation.candidates(more.ranked(), 2)) is None
+    assert confirmation.still(None, confirmation.candidates(best.ranked(), 2)) is None
+
+
+def test_a_record_says_where_the_end_was_not_reached(tmp_path):
+    """So that the same command does it: what is finished is not logged again."""
+    record = sweeps.Record(tmp_path, HEAD)
+    swept([{"train.lr": 0.1}], [0.3], record)
+    record.write("finished")
+    with pytest.raises(WorkError), record.done():
+        raise WorkError("MLflow does not answer")
+    assert sweeps.read(tmp_path)["state"] == "interrupted"
+    record.write("finished")
+    with record.done():
+        pass
+    assert sweeps.read(tmp_path)["state"] == "finished"
 
 
 def test_runs_that_failed_leave_their_pairs_out():

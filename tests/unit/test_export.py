@@ -209,6 +209,15 @@ def test_a_graph_that_depends_on_the_size_is_refused(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_nan_and_another_shape_are_differences() -> None:
+    boxes, scores = torch.rand(2, 6, 4), torch.rand(2, 6)
+    assert graph.difference([boxes, scores], [boxes, scores], 64) == 0
+    for wrong in ([boxes, torch.full_like(scores, torch.nan)], [boxes * torch.nan, scores]):
+        assert not graph.difference(wrong, [boxes, scores], 64) <= graph.TOLERANCE
+    flat = torch.full((2, 5, 7), 0.5)
+    assert graph.difference([flat[:1]], flat, 64) == float("inf")
+
+
 def test_a_module_that_cannot_be_exported_is_one_line(tmp_path: Path) -> None:
     exported = graph.graph_of(SegmentationAdapter(Unknown()), "mine")
     with pytest.raises(InputError, match=r"\Amine: torch.export cannot export it: [^\n]+\Z"):

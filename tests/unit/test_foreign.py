@@ -18,7 +18,7 @@ from irstd import foreign
 from irstd.commands.train import prepare
 from irstd.config import Config
 from irstd.data.manifest import read_all
-from irstd.errors import InputError
+from irstd.errors import InputError, WorkError
 from irstd.inference import package
 from irstd.inference.detector import Detector
 from irstd.models import DetectionAdapter, SegmentationAdapter, build_model
@@ -368,6 +368,11 @@ def test_it_trains_and_its_package_runs_without_it(toys, sample_shards, tmp_path
         foreign.find("toy_irstd.nets:Plain")
     assert not list(folder.rglob("__pycache__"))
     if name == "Plain":
+        # A module that came beside the others would be imported before anything of its name.
+        (folder / "code" / "json.py").write_text("raise RuntimeError('not ours')\n")
+        with pytest.raises(WorkError, match=r"json.py: was not there when the package was written"):
+            Detector.load(folder)
+        (folder / "code" / "json.py").unlink()
         code = f"""
 import shutil, sys, numpy as np
 from irstd.inference.detector import Detector

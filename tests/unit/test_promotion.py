@@ -152,6 +152,16 @@ def test_a_better_one_is_promoted_once_and_taken_back(workspace, pair, capsys):
     assert "rolled back from version 2 to version 1" in client.get_model_version("m", "2").description
 
 
+def test_a_version_whose_files_are_gone_is_not_champion_for_want_of_another(workspace):
+    level(workspace, "lost", 1.05, 21)
+    for path in [*(workspace.home / "mlflow" / "artifacts").rglob("artifacts/*/package.json")]:
+        if read_json(path)["config"]["registry"]["name"] == "lost":
+            shutil.rmtree(path.parents[2])
+    with pytest.raises(WorkError, match="the files of lost version 1"):
+        promote.run(workspace, "models:/lost/1")
+    assert models.aliased(workspace, "lost", "champion") is None
+
+
 def test_two_at_once_cannot_both_win(workspace):
     """From two machines, as far as files go: other home folders, the same database."""
     for seed, x in enumerate((3.0, 1.05, 1.1), 11):
@@ -262,6 +272,12 @@ def test_records_and_the_one_before():
     records.append({"kind": "rollback", "moved": True, "from": "2", "to": "1"})
     assert history.before(records, "1") is None
     records.append({"kind": "promotion", "moved": True, "from": "1", "to": "5"})
+    assert history.before(records, "5") == "1"
+    # A move whose alias was not set, or was taken back by hand: version 6 was no champion when 7 became it.
+    records.append({"kind": "promotion", "moved": True, "from": "5", "to": "6"})
+    records.append({"kind": "promotion", "moved": True, "from": "5", "to": "7"})
+    assert history.before(records, "7") == "5"
+    records.append({"kind": "rollback", "moved": True, "from": "7", "to": "5"})
     assert history.before(records, "5") == "1"
     # Moved by hand to what no record knows: nothing is guessed.
     assert history.before(records, "9") is None

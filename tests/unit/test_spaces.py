@@ -50,6 +50,9 @@ def space_of(folder, **content):
         ({"space": {"train.rl": {"choice": [1]}}}, "train.rl"),
         ({"space": {"train.lrr": {"choice": [1]}}}, "did you mean 'train.lr'?"),
         ({"space": {"train.seed": {"choice": [1, 2]}}}, "the confirmation varies it"),
+        ({"space": {"data.sets": {"choice": [["a"], ["b"]]}}}, "measured on different frames"),
+        ({"space": {"data.train_on": {"choice": ["train", "train+val"]}}}, "measured on different frames"),
+        ({"space": {"evaluate.grid": {"choice": [None, 256]}}}, "measured on different grids"),
         ({"trials": 5}, "budget: {trials: 5}"),
         ({"serach": "grid"}, "unknown key 'serach' (did you mean 'search'?)"),
         ({"search": "grid"}, "train.lr has 0.0001 .. 0.01 (log)"),
@@ -132,6 +135,16 @@ def test_conditions_hang_on_conditions(tmp_path):
 def test_a_fixed_value_is_a_condition_too(tmp_path):
     space = space_of(tmp_path, space=CHANNELS, fixed={"model.gils.fuse": "concat"})
     assert all("model.gils.channels" in p for _, p in zip(range(5), points.draws(space), strict=False))
+
+
+def test_a_condition_hears_what_the_command_line_says_of_a_fixed_path(tmp_path):
+    """Else a path would be searched over that the trials do not use."""
+    pairs = {"model.dgr.pairs": {"choice": ["a", "b"], "when": {"model.dgr.variant": "feature"}}}
+    space = space_of(tmp_path, model="bp-fpn", space=pairs | FUSE, fixed={"model.dgr.variant": "feature"})
+    same = spaces.given(space, {"train.lr": 0.1})
+    assert same == space
+    with pytest.raises(InputError, match=r"model.dgr.pairs: its condition never holds .*; model.dgr.variant is none"):
+        spaces.given(space, {"model.dgr.variant": "none"})
 
 
 def test_a_value_that_is_never_possible_is_found_before(tmp_path):

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from irstd.cluster import searchers, spaces, stopping
+from irstd.cluster import points, searchers, spaces, stopping
 from irstd.cluster.journal import Journal
 from irstd.cluster.points import key
 from irstd.cluster.sweep import Sweep
@@ -228,6 +228,48 @@ def test_hours_are_counted_over_sessions_and_stop_what_is_under_way(tmp_path):
     assert third.ask().number == 1
 
 
+def test_hours_that_pass_after_the_last_trial_cut_nothing():
+    """A search that came to its end in time is confirmed, and stays finished however long that takes."""
+    now = [0.0]
+
+    def sweep(trials):
+        space = made(search="random", scheduler="none")
+        args = Runner(space, None).args
+        return Sweep(*args, trials=trials, hours=1.0, clock=lambda: now[0])
+
+    def run(sweep, epoch):
+        trial = sweep.ask()
+        sweep.report(trial.number, rows(trial.overrides)[epoch - 1])
+        sweep.end(trial.number, "finished")
+
+    whole = sweep(1)
+    run(whole, EPOCHS)
+    now[0] += 7200
+    assert whole.spent and not whole.cut
+    short = sweep(2)
+    run(short, EPOCHS)
+    now[0] += 7200
+    assert short.ask() is None and short.cut
+    under_way = sweep(1)
+    trial = under_way.ask()
+    now[0] += 7200
+    assert under_way.report(1, rows(trial.overrides)[0]) and under_way.cut
+
+
+def test_looking_at_a_search_does_not_cut_the_line_that_it_writes(tmp_path):
+    path = tmp_path / "j"
+    args = Runner(made(search="random"), path).args
+    Sweep(*args, trials=2).ask()
+    with path.open("ab") as file:
+        file.write(b'{"event":"repo')
+    before = path.read_bytes()
+    seen = Sweep(*Runner(made(search="random"), path).args, trials=2, begin=False)
+    assert len(seen.trials) == 1 and path.read_bytes() == before
+    # The next session cuts it.
+    Sweep(*Runner(made(search="random"), path).args, trials=2)
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
 def test_a_stop_that_was_decided_is_carried_out_after_a_kill(tmp_path):
     space, path = made(search="random"), tmp_path / "j"
     sweep = Sweep(*Runner(space, path).args, trials=2)
@@ -277,6 +319,14 @@ def test_values_go_to_the_searcher_and_back(tmp_path):
     found = searchers.TPE(space, startup=2).propose(9, seen)
     assert found["train.milestones"] in ([0.5], [0.6, 0.8]) and found["train.clip"] in (1, None)
     assert found == searchers.TPE(space, startup=2).propose(9, seen)
+
+
+def test_steps_from_a_low_of_many_digits_go_to_the_searcher():
+    space = made(space={"data.zoom": {"quniform": [0.12345644, 0.9, 0.3]}})
+    knob = space.space["data.zoom"]
+    assert all(points.within(knob, value) in knob.points for value in (0.0, 0.2, 0.5, 1.0))
+    seen = [searchers.Seen({"data.zoom": points.within(knob, v)}, "finished", v, [(1, v)]) for v in (0.1, 0.5)]
+    assert searchers.TPE(space, startup=2).propose(9, seen)["data.zoom"] in knob.points
 
 
 def test_numbers_of_a_choice_are_neighbours_and_names_are_not():
