@@ -19,7 +19,7 @@ SCHEMA = 1
 HEAD = ("sweep", "space", "overrides", "objective", "knobs", "plan", "estimate", "mlflow")
 """Keys that are known before the first trial."""
 PAUSE = 2.0
-"""Seconds between writings because of reports alone."""
+"""Seconds between writings because of reports, or points that are left out, alone."""
 
 
 class Record:
@@ -42,7 +42,8 @@ class Record:
         self.more |= {name: kept.get(name) for name in self.more}
 
     def __call__(self, event: Event, trial: Trial | None) -> None:
-        if event["event"] != "report" or time.monotonic() - self._written > PAUSE:
+        # A space that is nearly used up is left out of again and again.
+        if event["event"] not in ("report", "skip") or time.monotonic() - self._written > PAUSE:
             self.write("running")
 
     def write(self, state: str, **more: Any) -> None:

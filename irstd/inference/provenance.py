@@ -5,7 +5,9 @@ All of it comes from manifests, so that it holds wherever the shards lie.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +56,34 @@ def split_digest(content: Mapping[str, Any], split: str) -> str:
 
 
 def leaked(
-    learned: Mapping[str, Iterable[str]], present: Iterable[Any], splits: Iterable[str] = ("gate", "test")
+    learned: Mapping[str, Iterable[str]], present: Iterable[Any], splits: Collection[str] = ("gate", "test")
 ) -> list[str]:
-    """`set/group` of every group in one of `splits` of the `present` manifests that is among `learned`, groups by set."""
-    wanted = tuple(splits)
-    return sorted(
-        f"{m.set}/{group}"
-        for m in present
-        for group in {g for split in wanted for g in groups(m.content)[split]} & set(learned.get(m.set, ()))
-    )
+    """`set/group` of every group in one of `splits` of the `present` manifests that is among `learned`, groups by set.
+
+    A set may have been cut into stretches when the model learned from it, and be whole now, or the other way round.
+    """
+    found = set()
+    for m in present:
+        sequences = m.content["sequences"]
+        seen = [_stretch(name) for name in learned.get(m.set, ())]
+        # Where other sequences of a set were cut, a whole one goes by its own name.
+        whole = {name for name, _, stop in seen if stop == math.inf}
+        whole |= {sequences[name]["group"] for name in whole if name in sequences}
+        parts = [part for part in seen if part[2] < math.inf]
+        groups_cut = {sequences[name]["group"] for name, _, _ in parts if name in sequences}
+        for label in {label for split in splits for label in m.content["splits"][split]}:
+            name, start, stop = _stretch(label)
+            group = sequences[name]["group"]
+            same = any(name == other and max(start, a) < min(stop, b) for other, a, b in parts)
+            if same or {name, group} & whole or (stop == math.inf and group in groups_cut):
+                found.add(f"{m.set}/{label if m.content.get('split_by') == 'block' else group}")
+    return sorted(found)
+
+
+def _stretch(label: str) -> tuple[str, int, float]:
+    """Sequence, first frame and the one after the last of `name[0:40]`; a whole sequence has no end."""
+    match = re.fullmatch(r"(.+)\[(\d+):(\d+)\]", label)
+    return (match[1], int(match[2]), int(match[3])) if match else (label, 0, math.inf)
 
 
 def learned(content: Mapping[str, Any]) -> dict[str, list[str]] | None:

@@ -193,19 +193,23 @@ def record(workspace: Workspace, challenger: Any, champion: Any | None, verdict:
     Of two promotions at once one wins: `WorkError` where the champion is another one than was compared with.
     """
     name, key = challenger.name, history.new_key()
-    earlier = history.records(workspace, name)
     note = _note(challenger, champion, verdict)
     # Looking at the frames is what uses them up, whatever becomes of the alias.
     history.write(workspace, name, key, note)
-    used = history.uses(earlier, verdict.gates or {}) + 1 if verdict.gates else 0
+    used = history.uses(history.records(workspace, name), verdict.gates or {})
     known = champion.version if champion else None
     if verdict.promoted and known != challenger.version:
-        with history.alone(workspace, name):
-            _still(workspace, name, known)
-            # Before the alias: a record too many does no harm, a move without one cannot be taken back.
-            history.write(workspace, name, key, note | {"moved": True})
-            models.set_alias(workspace, name, "champion", challenger.version)
-            _still(workspace, name, challenger.version)
+        try:
+            with history.alone(workspace, name):
+                _still(workspace, name, known)
+                # Before the alias: a record too many does no harm, a move without one cannot be taken back.
+                history.write(workspace, name, key, note | {"moved": True})
+                models.set_alias(workspace, name, "champion", challenger.version)
+                _still(workspace, name, challenger.version)
+        except WorkError as error:
+            # Another one won: the card of this version is not to say that it was promoted.
+            history.write(workspace, name, key, note | {"outcome": "kept", "reason": str(error)})
+            raise
         note |= {"moved": True}
     for version in (challenger, champion):
         if version is not None:

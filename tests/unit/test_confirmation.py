@@ -113,6 +113,16 @@ def test_what_was_confirmed_before_counts_while_its_candidates_are_the_best():
     assert confirmation.still(None, confirmation.candidates(best.ranked(), 2)) is None
 
 
+def test_points_that_are_left_out_do_not_write_the_record_each(tmp_path):
+    record = sweeps.Record(tmp_path, HEAD)
+    record.sweep = swept([{}], [0.3])
+    (tmp_path / "sweep.json").unlink(missing_ok=True)
+    record({"event": "end"}, None)
+    (tmp_path / "sweep.json").unlink()
+    record({"event": "skip"}, None)
+    assert not (tmp_path / "sweep.json").exists()
+
+
 def test_a_record_says_where_the_end_was_not_reached(tmp_path):
     """So that the same command does it: what is finished is not logged again."""
     record = sweeps.Record(tmp_path, HEAD)

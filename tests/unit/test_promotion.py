@@ -7,6 +7,7 @@ import shutil
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from irstd.data.ingest import ingest
 from irstd.data.synthetic import SceneSpec, write_source
 from irstd.errors import InputError, WorkError
 from irstd.files import read_json, write_json
+from irstd.inference import provenance
 from irstd.metrics import DetectionMetrics, SegmentationMetrics, bootstrap, paired
 from irstd.models import build_model
 from irstd.registry import history, models, promotion, tracking
@@ -191,7 +193,8 @@ def test_two_at_once_cannot_both_win(workspace):
     (lost,) = [outcome for outcome in outcomes.values() if isinstance(outcome, str)]
     assert "the champion changed during the comparison" in lost
     records = history.records(workspace, "race")
-    assert sorted(r["moved"] for r in records) == [False, True] and history.uses(records, {"many": "d" * 64}) == 2
+    assert sorted((r["moved"], r["outcome"]) for r in records) == [(False, "kept"), (True, "promoted")]
+    assert history.uses(records, {"many": "d" * 64}) == 2
 
 
 def test_claims(workspace, pair, monkeypatch):
@@ -260,6 +263,24 @@ def test_what_it_started_from_may_not_have_learned_from_the_gate(workspace, pair
     number = level(workspace, "m", 1.04, 42, noted={"init": "0" * 64})
     promote.run(workspace, f"models:/m/{number}", bound=0.99)
     assert "the challenger started from weights whose own training is not known here" in result(capsys)["out"]
+
+
+def test_a_recording_that_was_cut_is_known_where_it_is_whole_and_the_other_way_round():
+    def manifest(by, **splits):
+        members = {"a": "a", "b": "site", "c": "site"}
+        content = {"split_by": by, "sequences": {name: {"group": group} for name, group in members.items()}}
+        return SimpleNamespace(set="s", content=content | {"splits": {"gate": [], "test": []} | splits})
+
+    cut = manifest("block", gate=["a[26:32]"], test=["b"])
+    whole = manifest("group", gate=["a"], test=["b", "c"])
+
+    def leaked(names, now):
+        return provenance.leaked({"s": names}, [now])
+
+    assert leaked(["a[0:20]"], cut) == [] and leaked(["a[20:27]"], cut) == ["s/a[26:32]"]
+    assert leaked(["a"], cut) == ["s/a[26:32]"] and leaked(["site"], cut) == ["s/b"]
+    assert leaked(["a[0:20]"], whole) == ["s/a"] and leaked(["c[0:9]"], whole) == ["s/site"]
+    assert leaked(["c"], whole) == ["s/site"] and leaked(["d", "e[0:3]"], whole) == []
 
 
 def test_records_and_the_one_before():
