@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,8 +34,8 @@ from irstd.training import kept as kept_epochs
 from irstd.training.identity import Identity
 from irstd.workspace import Workspace
 
-STOP_EVERY = 0.5
-"""Seconds between looks whether a run is to be stopped."""
+STOP_EVERY, STOPPING = 0.5, 60.0
+"""Seconds between looks whether a run is to be stopped, and how long its workers may take to end."""
 
 
 class Tracker(Protocol):
@@ -65,7 +64,7 @@ def fit(
     drills: list[Drill] | None = None,
     beginning: Beginning | None = None,
     stepped: Callable[[int], None] | None = None,
-    stop: threading.Event | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> None:
     """Train on the running Ray session and leave the last checkpoint (the best weights with it) in the folder `target`.
 
@@ -78,7 +77,7 @@ def fit(
         drills: failures to try, noted beside `target`.
         beginning: times until here; the first worker says them, with its own, at its first step.
         stepped: told, on every worker, the number of steps done (picklable).
-        stop: once it is set the workers are ended at once, and SystemExit is raised.
+        stop: asked twice a second; once it says so the workers are ended, their places free, and SystemExit is raised.
 
     Raises: IrstdError of the program's own error, at once; WorkError where workers were lost more often than is tried again.
     """
@@ -124,14 +123,13 @@ class Stopped(BaseException):
 class _Trainer(TorchTrainer):
     """Ray's, without the process that would hand out Ray Data's data sets: it takes seconds to start, and there are none."""
 
-    stop: threading.Event | None = None
+    stop: Callable[[], bool] | None = None
 
     def _create_default_callbacks(self) -> list[Any]:
         return [each for each in super()._create_default_callbacks() if type(each).__name__ != "DatasetsCallback"]
 
     def _initialize_and_run_controller(self, **options: Any) -> Result:
-        """Ray's waits for the end whatever happens. A trial that Ray Tune has stopped hears no more of its controller, which
-        then waits for ever to be heard."""
+        """Ray's own waits for the end, whatever happens to the trial that it belongs to."""
         if self.stop is None:
             return super()._initialize_and_run_controller(**options)
         here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
@@ -143,8 +141,11 @@ class _Trainer(TorchTrainer):
         )
         run = controller.run.remote()
         while not ray.wait([run], timeout=STOP_EVERY)[0]:
-            if self.stop.is_set():
-                # Its workers end with it.
+            if self.stop():
+                # Told to, it ends its workers and gives their places back. Killed, it would leave that to a process of Ray's
+                # that asks the dashboard, which a local Ray does without.
+                with contextlib.suppress(ray.exceptions.RayError):  # it ends with the call
+                    ray.get(controller.abort.remote(), timeout=STOPPING)
                 ray.kill(controller)
                 raise Stopped
         ray.get(run)
@@ -158,7 +159,7 @@ def _run(
     callbacks: list[Any],
     say: Say,
     show: Callable[[str], None],
-    stop: threading.Event | None,
+    stop: Callable[[], bool] | None,
 ) -> Result:
     """Ray's trainer, again where its own controller was lost."""
     lost, before = 0, -1

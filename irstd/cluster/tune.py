@@ -8,6 +8,7 @@ trials hold.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.exceptions import RayActorError
+from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -282,7 +285,15 @@ def _one(job: dict[str, Any], common: dict[str, Any], folder: Path, track: Any) 
 def _many(job: dict[str, Any], common: dict[str, Any], folder: Path, track: Any) -> dict[str, Any]:
     """Train over the workers of a Ray Train run of its own."""
     from ray.train._internal.session import get_session
-    from ray.tune.integration.ray_train import TuneReportCallback
+
+    session = get_session()
+    reports = _Reports()
+
+    def stopped() -> bool:
+        if not session.stop_event.is_set():
+            return False
+        reports.close()
+        return True
 
     cluster_train.fit(
         common["workspace"],
@@ -293,10 +304,22 @@ def _many(job: dict[str, Any], common: dict[str, Any], folder: Path, track: Any)
         folder / LAST,
         track,
         show=_quiet,
-        callbacks=[TuneReportCallback()],
-        stop=get_session().stop_event,
+        callbacks=[reports],
+        stop=stopped,
     )
     return _reported(folder)
+
+
+class _Reports(TuneReportCallback):
+    """Ray Train's reports to Ray Tune, through a queue of one place. Of a trial that is stopped nobody takes them out any more,
+    and the controller of its workers would wait there for ever."""
+
+    def close(self) -> None:
+        self._training_actor_item_queue.shutdown(force=True)
+
+    def after_report(self, *arguments: Any, **named: Any) -> None:
+        with contextlib.suppress(RayActorError):  # it is closed
+            super().after_report(*arguments, **named)
 
 
 def _report(rows: list[Row]) -> None:
