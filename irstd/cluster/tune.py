@@ -20,9 +20,11 @@ from typing import Any
 
 from ray import tune
 from ray.exceptions import RayActorError
+from ray.train._internal.session import get_session
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
+from ray.tune.trainable.function_trainable import FunctionTrainable, wrap_function
 
 from irstd.cluster import train as cluster_train
 from irstd.cluster.faults import reason
@@ -83,7 +85,7 @@ def run(
     resources = {"CPU": plan.cpus_per_worker, "GPU": plan.gpus_per_worker} if plan.workers == 1 else {"CPU": 0.5}
     seats: dict[str, int] = {}
 
-    trainable = tune.with_resources(tune.with_parameters(trial, common=common), resources)
+    trainable = tune.with_resources(_waited_for(tune.with_parameters(trial, common=common)), resources)
     # The next trial begins in the process of one that is over, where everything is imported. Code of a network that is not
     # ours is unpacked for each trial anew. A trial of several workers goes with its process, and with it all that Ray Train
     # keeps in there.
@@ -93,6 +95,22 @@ def run(
         _tuner(trainable, sweep, job, seats, plan, name, workspace.ray_storage, reuse).fit()
 
     _to_the_end(sweep, fit)
+
+
+def _waited_for(function: Callable[..., None]) -> type[FunctionTrainable]:
+    """What Ray Tune makes of a function, except that a trial that is stopped comes to its own end: Ray's own is cut off, and
+    neither says farewell to MLflow nor ends the workers that it has."""
+    base = wrap_function(function)
+
+    class Waited(base):
+        def cleanup(self) -> None:
+            try:
+                get_session().finish(timeout=ENDING)
+            finally:
+                super().cleanup()
+
+    Waited.__name__ = base.__name__
+    return Waited
 
 
 def _to_the_end(sweep: Sweep, fit: Callable[[], Any]) -> None:
@@ -284,8 +302,6 @@ def _one(job: dict[str, Any], common: dict[str, Any], folder: Path, track: Any) 
 
 def _many(job: dict[str, Any], common: dict[str, Any], folder: Path, track: Any) -> dict[str, Any]:
     """Train over the workers of a Ray Train run of its own."""
-    from ray.train._internal.session import get_session
-
     session = get_session()
     reports = _Reports()
 
