@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
-from irstd.config import Config, flatten, is_path, nest, parse_overrides, paths
+from irstd.config import Config, flatten, is_path, load, nest, parse_overrides, paths
 from irstd.errors import InputError, nearest
+from irstd.workspace import Workspace
 
 
 def given(config: Config) -> dict[str, Any]:
@@ -54,5 +55,26 @@ def flow_parameters(flow: Callable[..., Any], pairs: Iterable[str]) -> dict[str,
             keys = [*known, *(paths() if takes_config else [])]
             raise InputError(f"{pair}: the flow has no parameter {key!r}{nearest(key, keys)}")
     if config:
-        found["config"] = nest(parse_overrides(config))
+        values = parse_overrides(config)
+        if any(path.startswith("model.") for path in values) and "model.name" not in values:
+            # Prefect holds the configuration against its types, and a network's fields are its own.
+            values["model.name"] = _network(flow, found)
+        found["config"] = nest(values)
     return found
+
+
+def _network(flow: Callable[..., Any], found: dict[str, Any]) -> str:
+    """The network that the flow will train: its `model`, that of its space, or that of its recipe."""
+    from irstd.cluster import spaces
+
+    defaults = {name: each.default for name, each in inspect.signature(flow).parameters.items()}
+    values = defaults | found
+    if values.get("model"):
+        return values["model"]
+    root = Workspace.find().root
+    recipe = None if values.get("recipe") is None else root / values["recipe"]
+    if "space" in values:
+        space = spaces.read(values["space"], root)
+        space = space if recipe is None else space.model_copy(update={"recipe": str(recipe)})
+        return spaces.config_of(space, root, {}).model.name
+    return load(root, recipe).model.name

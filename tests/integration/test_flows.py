@@ -158,13 +158,26 @@ def test_every_value_survives_the_way_to_the_command() -> None:
     assert load(overrides=parse_overrides(overrides(wanted))) == wanted
 
 
-def test_key_value_pairs_become_parameters() -> None:
+def test_key_value_pairs_become_parameters(workspace: Workspace) -> None:
     train = flow("train-flow")
     assert flow_parameters(train, ["workers=2", "train.lr=1e-3", "recipe=null", "data.sets=[a]"]) == {
         "workers": 2,
         "recipe": None,
         "config": {"train": {"lr": 0.001}, "data": {"sets": ["a"]}},
     }
+    # A network's own fields go to the network that will be trained.
+    (workspace.root / "recipes" / "demo.yaml").write_text("model: {name: bp-fpn}\n")
+    for pairs in (["model=bp-fpn", "recipe=null"], []):
+        config = flow_parameters(train, [*pairs, "model.width=0.25"])["config"]
+        assert (
+            config == {"model": {"name": "bp-fpn", "width": 0.25}} and Config.model_validate(config).model.width == 0.25
+        )
+    (workspace.root / "tune_spaces").mkdir()
+    (workspace.root / "tune_spaces" / "small.yaml").write_text(
+        "model: bp-fpn\nspace: {train.lr: {choice: [0.1, 0.2]}}\n"
+    )
+    config = flow_parameters(flow("tune-flow"), ["space=small", "model.width=0.25"])["config"]
+    assert config["model"]["name"] == "bp-fpn"
     with pytest.raises(InputError, match="no parameter 'worker' .did you mean 'workers'"):
         flow_parameters(train, ["worker=2"])
     with pytest.raises(InputError, match="no parameter 'train.lr'"):
