@@ -25,6 +25,8 @@ RAY_TRAIN = {
 }
 
 _keep = False
+_own = False
+"""Whether this process started the Ray that it is connected to."""
 
 
 @contextmanager
@@ -51,7 +53,9 @@ def session(workspace: Workspace, cpus: int | None = None) -> Iterator[Resources
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
+    global _own
     address = workspace.ray_address
+    _own = not address
     options: dict = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": True}
     if address:
         options |= {"address": address, "runtime_env": {"env_vars": workspace.environment()}}
@@ -75,6 +79,17 @@ def session(workspace: Workspace, cpus: int | None = None) -> Iterator[Resources
     finally:
         if not _keep:
             ray.shutdown()
+
+
+def free_places() -> None:
+    """Give back what workers hold whose controller was lost. On a cluster a process of Ray's does that, which asks the dashboard;
+    a Ray of one command has none, and nobody else's workers."""
+    import ray
+    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+    for identifier, group in placement_group_table().items() if _own else ():
+        if group["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(identifier)))
 
 
 def address() -> str:

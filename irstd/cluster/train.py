@@ -25,6 +25,7 @@ from irstd.cluster.console import Say, console, spoken
 from irstd.cluster.drill import Drill, Drills, hook
 from irstd.cluster.faults import PLACING, TRIES, Watch, cause, plain, reason, told
 from irstd.cluster.plan import Plan
+from irstd.cluster.session import free_places
 from irstd.cluster.storage import KEPT, Storage, agreed
 from irstd.config import Config
 from irstd.errors import WorkError
@@ -197,6 +198,8 @@ def _run(
                 raise WorkError(
                     f"run {job['name']} failed: Ray's controller was lost {TRIES} times ({reason(error)})"
                 ) from error
+            if stop is None:  # of a search, others train beside
+                free_places()
             show(
                 f"Ray's controller was lost ({reason(error)}); goes on from the last checkpoint, try {lost + 1} of {TRIES}"
             )

@@ -18,6 +18,8 @@ from irstd import config as configuration
 from irstd.cluster.storage import INDEX
 from irstd.training.optimizer import learning_rate
 from tests.cluster.calls import SEED, assert_same, learnt, state, surroundings, trained, weights
+from tests.cluster.test_kill import of_workspace
+from tests.cluster.test_nodes import running
 from tests.cluster.trainer import TINY
 
 # Ray starts a dozen processes: on a machine that does other work besides, a run takes minutes.
@@ -80,6 +82,20 @@ def test_another_number_of_workers_loses_and_repeats_nothing(sample_shards, tmp_
     ended = state(tmp_path)
     assert [row["step"] for row in ended["history"]] == [row["step"] for row in state(alone(2)[0])["history"]]
     assert all(row["lr"] == learning_rate(config.train, row["step"], total) for row in ended["history"])
+
+
+def test_a_lost_controller_of_ray_is_gone_on_from(sample_shards, tmp_path, alone):
+    killed = False
+    with running(tmp_path, sample_shards, "--workers", "2") as until:
+        until(r"^epoch 1")
+        for process in of_workspace(tmp_path):
+            if "TrainController" in " ".join(process.cmdline()):
+                process.kill()
+                killed = True
+        until(r"^Ray's controller was lost .*goes on from the last checkpoint, try 2 of 3")
+        until(r"^resumed .*, step [1-9]")
+    assert killed
+    assert_same(weights(tmp_path), weights(alone(2)[0]))
 
 
 def test_an_error_of_the_program_ends_the_run_at_once(sample_shards, tmp_path):
