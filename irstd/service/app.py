@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 from irstd import __version__
 from irstd.data import intensity
 from irstd.data.counts import intensity_of
-from irstd.errors import InputError, IrstdError
+from irstd.errors import InputError, IrstdError, nearest
 from irstd.inference import domain
 from irstd.inference.detector import Detector
 from irstd.inference.found import look, row
@@ -36,6 +36,7 @@ from irstd.service.uploads import opened
 
 Depth = Annotated[int | None, Query(ge=1, le=16)]
 Number = Annotated[float | None, Query(ge=0, le=65535)]
+ASKED = {"/detect": ("bit_depth", "tracks", "name"), "/stream": ("bit_depth", "tracks", "median", "p005", "p995")}
 POLICY, LATER = 1008, 1013  # codes with which a WebSocket is closed
 
 
@@ -60,6 +61,7 @@ def application(detector: Detector, model: dict[str, Any], limits: Limits | None
     async def detect(
         request: Request, bit_depth: Depth = None, tracks: bool = False, name: str = "upload"
     ) -> dict[str, Any]:
+        _only_known(request)
         if busy["waiting"] >= limits.waiting:
             raise Refused(503, f"{limits.waiting} recordings are waiting already: send it again later")
         busy["waiting"] += 1
@@ -89,6 +91,7 @@ def application(detector: Detector, model: dict[str, Any], limits: Limits | None
             return
         busy["streams"] += 1
         try:
+            _only_known(socket)
             given = {"median": median, "p005": p005, "p995": p995}
             known = {key: value for key, value in given.items() if value is not None}
             if known and len(known) < 3:
@@ -180,6 +183,14 @@ async def _received(request: Request, path: Path, most: int) -> None:
             if size > most:
                 raise Refused(413, f"more than {most} bytes: cut the recording, or send its frames to /stream")
             file.write(part)
+
+
+def _only_known(asked: Request | WebSocket) -> None:
+    """A misspelt parameter would be left out without a word, and the answer be another than was asked for."""
+    known = ASKED[asked.url.path]
+    for name in asked.query_params:
+        if name not in known:
+            raise Refused(422, f"{name}: unknown parameter{nearest(name, known)}; known: {', '.join(known)}")
 
 
 def _own(socket: WebSocket) -> bool:

@@ -58,7 +58,10 @@ def prepare(config: Config, shards: str | Path) -> Job:
                 if any("masks.npy" in e["members"] for h in m.shards(split) for e in h["samples"])
             ]
             choose = f", or choose with data.sets=[{','.join(others)}]" if others else ""
-            hint = f"; make them from its boxes with shard.derive.masks in params.yaml and irstd shard{choose}"
+            hint = (
+                "; make them from its boxes (shard: {derive: {masks: half-maximum}} in params.yaml, then irstd shard)"
+                f", or train bp-fpn, which learns from boxes{choose}"
+            )
             raise InputError(f"set {manifest.set} has no masks, which {config.model.name} learns from{hint}")
     if config.model.stored_gradient and config.data.resize == "native":
         require_gradient(manifests, GradientSpec(config.model.stored_gradient, "replicate"))

@@ -8,6 +8,12 @@ from irstd import config
 from irstd.errors import InputError
 
 
+def test_a_recipe_that_is_not_there_gets_the_nearest_name(tmp_path):
+    (tmp_path / "demo.yaml").write_text("train: {lr: 1.0e-3}\n")
+    with pytest.raises(InputError, match=r"demo\.yml: no such file \(did you mean 'demo\.yaml'\?\)$"):
+        config.load(tmp_path, tmp_path / "demo.yml", {}, "ggl-net")
+
+
 def test_layers_go_over_each_other(tmp_path):
     (tmp_path / "params.yaml").write_text("train: {lr: 1.0e-3, batch: 4}\nshard: {chunk: 8}\n")
     recipe = tmp_path / "recipe.yaml"

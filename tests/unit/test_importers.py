@@ -209,7 +209,7 @@ def test_halmstad_layout(tmp_path: Path) -> None:
         (tmp_path / "labels_csv" / f"{name}.csv").write_text("frame,class,x,y,w,h\n1,BIRD,3.5,2,4,4\n1,BIRD,1,1,2,2\n")
     (tmp_path / "LICENSE").write_text("Creative Commons Legal Code\n\nCC0 1.0 Universal\n")
     reason, found = found_in(tmp_path)
-    assert reason == "format halmstad: 3 videos Video_IR/IR_CLASS_NNN.mp4"
+    assert reason == "format halmstad: 3 videos IR_CLASS_NNN.mp4"
     groups = {candidate.name: candidate.group for candidate in found.candidates}
     assert groups == {"IR_BIRD_020": "ir_bird-00x", "IR_BIRD_029": "ir_bird-00x", "IR_DRONE_101": "ir_drone-05x"}
     assert {candidate.licence for candidate in found.candidates} == {"CC0-1.0"}
@@ -224,6 +224,17 @@ def test_halmstad_layout(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^Video_IR/IR_BIRD_020_LABELS\.mat: not readable as MATLAB labels .*: copy"):
         labels(damaged)
     assert bare.annotate is None
+
+
+@pytest.mark.parametrize("inside", ["", "some"])
+def test_a_part_of_halmstad_with_its_tables_in_the_folder(tmp_path: Path, inside: str) -> None:
+    """Taken for a folder of plain videos, all of them would be without labels."""
+    write_video(tmp_path / inside / "IR_BIRD_020.mp4", np.repeat(frames()[..., None], 3, axis=3))
+    (tmp_path / inside / "labels_csv").mkdir()
+    (tmp_path / inside / "labels_csv" / "IR_BIRD_020.csv").write_text("frame,class,x,y,w,h\n1,BIRD,3.5,2,4,4\n")
+    reason, found = found_in(tmp_path)
+    assert reason == "format halmstad: 1 videos IR_CLASS_NNN.mp4"
+    assert labels(found.candidates[0]).frames[1].boxes.tolist() == [[2.5, 1, 4, 4]]
 
 
 def test_matlab_objects_give_what_the_tables_give(tmp_path: Path) -> None:

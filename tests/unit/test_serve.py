@@ -129,6 +129,7 @@ def test_frames_one_by_one(served, wanted):
         (npy(np.full((2, 9, 9), 20_000, np.uint16)), {}, 400, "14 bits end at 16383"),
         (npy(np.zeros((2, 9, 9), np.uint8)), {"bit_depth": 14}, 400, "bit_depth 14 does not fit uint8"),
         (npy(np.zeros((2, 9, 9), np.uint8)), {"bit_depth": 40}, 422, "bit_depth: input should be less than"),
+        (npy(np.zeros((2, 9, 9), np.uint8)), {"traks": 1}, 422, "^traks: unknown parameter .did you mean 'tracks'"),
         (npy(np.zeros((2, 9, 9), np.uint8))[:-30], {}, 400, "not readable as NPY"),
         (npy(np.array([{}], object)), {}, 400, "not readable as NPY"),
         (b"\x89PNG\r\n\x1a\n" + b"x" * 60, {}, 400, "."),
@@ -157,6 +158,7 @@ def test_an_array_that_claims_too_much_and_a_body_without_a_length(served):
 @pytest.mark.parametrize(
     ("query", "messages", "words"),
     [
+        ("?trucks=true", [], "trucks: unknown parameter (did you mean 'tracks'?)"),
         (
             "",
             [npy(detected.scene(1)[0]), npy(detected.scene(1)[0][:20])],

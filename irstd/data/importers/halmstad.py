@@ -8,6 +8,7 @@ al., "A dataset for multi-sensor drone detection", Data in Brief 39 (2021).
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import PurePosixPath
 
@@ -36,7 +37,7 @@ _VIDEO = re.compile(r"(IR_[A-Z]+)_(\d+)\.mp4")
 def recognise(listing: Listing) -> str | None:
     """Why this is such a source, or None."""
     count = len(_videos(listing))
-    return f"{count} videos {VIDEOS}/IR_CLASS_NNN.mp4" if count else None
+    return f"{count} videos IR_CLASS_NNN.mp4" if count else None
 
 
 def read(listing: Listing, list_name: str | None = None) -> Found:
@@ -64,9 +65,17 @@ def _videos(listing: Listing) -> dict[PurePosixPath, re.Match[str]]:
     found = {}
     for path in listing.files:
         match = _VIDEO.fullmatch(path.name)
-        if match and (path.parent.name == VIDEOS or listing.has(_objects(path))):
+        if match and (path.parent.name == VIDEOS or listing.has(_objects(path)) or _table(listing, path)):
             found[path] = match
     return found
+
+
+def _table(listing: Listing, video: PurePosixPath) -> PurePosixPath | None:
+    """The video's `labels_csv/NAME.csv`: beside the video's folder, as in the set, or in it, as parts of it are copied."""
+    for folder in (video.parent.parent, video.parent):
+        if listing.has(table := folder / LABELS / f"{video.stem}.csv"):
+            return table
+    return None
 
 
 def _objects(video: PurePosixPath) -> PurePosixPath:
@@ -74,10 +83,10 @@ def _objects(video: PurePosixPath) -> PurePosixPath:
 
 
 def _labels(listing: Listing, video: PurePosixPath) -> Annotate | None:
-    table = video.parent.parent / LABELS / f"{video.stem}.csv"
+    table = _table(listing, video)
     objects = _objects(video)
 
-    def from_table(frames: int, height: int, width: int) -> Annotations:
+    def from_table(table: PurePosixPath, frames: int, height: int, width: int) -> Annotations:
         found = read_table(listing.path(table), str(table), origin=1)
         return Annotations.build(found.rows, frames, str(table)).validate(
             frames, height, width, str(table), found.lines
@@ -92,8 +101,8 @@ def _labels(listing: Listing, video: PurePosixPath) -> Annotate | None:
                 rows[index] = FrameTargets(index, True, shifted, [name for name, _ in boxes])
         return Annotations.build(rows, frames, str(objects)).validate(frames, height, width, str(objects))
 
-    if listing.has(table):
-        return from_table
+    if table:
+        return functools.partial(from_table, table)
     return from_objects if listing.has(objects) else None
 
 
