@@ -12,7 +12,7 @@ from irstd.commands import baselines, siblings, threshold
 from irstd.commands.baselines import Anew
 from irstd.commands.frames import frames_of, ignored, mask_of, truth
 from irstd.commands.scores import comparable, show
-from irstd.commands.show import result, say
+from irstd.commands.show import counting, result, say
 from irstd.data.loader import ClipLoader
 from irstd.data.manifest import Manifest, read_all
 from irstd.errors import InputError, WorkError
@@ -323,6 +323,7 @@ def fill(model: Model, loader: ClipLoader, worst: Mistakes | None = None, every:
         out = DetectionReport(model.threshold)
     else:
         out = SegmentationReport(model.threshold, pseudo_masks=loader.pseudo_masks)
+    done = counting("evaluate", len(loader.windows), "frames")
     for count, (batch, frame_HW) in enumerate(frames_of(loader), 1):
         if (count - 1) % every:
             continue
@@ -334,8 +335,7 @@ def fill(model: Model, loader: ClipLoader, worst: Mistakes | None = None, every:
             out.update(key, found.probability_HW, mask_of(batch), **more)
         if worst is not None:
             mistakes_of(worst, batch, found, frame_HW)
-        if count % 100 == 0:
-            say(f"evaluate: {count} of {len(loader.windows)} frames")
+        done(count)
     return out
 
 

@@ -70,6 +70,22 @@ def progress(what: str) -> Callable[[int, int, str], None]:
     return show
 
 
+def counting(
+    what: str, total: int, thing: str, seconds: float = 5, clock: Callable[[], float] = time.monotonic
+) -> Callable[[int], None]:
+    """Prints how many things are done and about how long the rest takes, every few seconds; called with that number."""
+    started = last = clock()
+
+    def done(count: int) -> None:
+        nonlocal last
+        now = clock()
+        if now - last >= seconds and count < total:
+            last = now
+            say(f"{what}: {count} of {total} {thing}, about {(now - started) / count * (total - count):.0f} s left")
+
+    return done
+
+
 def number(value: float | None, interval: list[float] | None = None, factor: float = 1, digits: int = 3) -> str:
     """A number, and its interval in brackets."""
     if value is None:

@@ -135,3 +135,17 @@ def test_what_a_batch_says_to_ignore_is_not_scored(sample_shards, tmp_path):
     assert found["pixels"] < whole["pixels"] and found["false_alarms"] < whole["false_alarms"]
     measured = measure(model, Regions(), made.config.evaluate).compute()
     assert measured["pixels"] == found["pixels"] and measured["fa"] == found["fa"]
+
+
+def test_progress_goes_by_the_clock_not_by_the_number_of_frames(capsys):
+    """Frames with hundreds of blobs take a second each: a line every hundred of them would be silence for minutes."""
+    from irstd.commands.show import counting
+
+    now = iter([0, 1, 6, 7, 12, 20])
+    done = counting("evaluate", 5, "frames", seconds=5, clock=lambda: next(now))
+    for count in range(1, 6):
+        done(count)
+    assert capsys.readouterr().out.splitlines() == [
+        "evaluate: 2 of 5 frames, about 9 s left",
+        "evaluate: 4 of 5 frames, about 3 s left",
+    ]
