@@ -90,9 +90,9 @@ def test_flows_train_search_promote_and_detect(first, tmp_path):
     irstd(first, "up")
     try:
         said = flow(first, "train-flow", "model=bp-fpn", f"recipe={RECIPE}", "workers=2", *OVERRIDES)
-        assert "AP50" in said and "models:/bp-fpn/1" in said and "Completed" in said
+        assert "AP50" in said and "bp-fpn version 1" in said and "Completed" in said
         said = flow(first, "tune-flow", "space=small")
-        assert "confirm" in said and "models:/bp-fpn/2" in said
+        assert "confirm" in said and "bp-fpn version 2" in said
         # One group in the gate split: no interval, so the numbers alone are asked to decide.
         irstd(first, "run", "promote-flow", "model=models:/bp-fpn@challenger", "accept_insufficient=true", check=None)
         (run,) = (first / ".irstd" / "sweeps").glob("*/sweep.json")
