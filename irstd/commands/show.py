@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,9 @@ def say(line: str) -> None:
 
 
 def result(**values: Any) -> None:
-    """The machine-readable last line of a command (a flow makes its artifact of it)."""
+    """The machine-readable last line of a command (a flow makes its artifact of it); not in a terminal."""
+    if sys.stdout.isatty():
+        return
     say("irstd-result: " + json.dumps({k: v for k, v in values.items() if v is not None}))
 
 
