@@ -151,6 +151,10 @@ def test_a_network_that_was_folded_before() -> None:
 def test_full_width(tmp_path: Path, name: str) -> None:
     torch.manual_seed(2)
     model = settled(GGLNet()) if name == "ggl-net" else settled(BPFPN(), 5)
+    if name == "bp-fpn":
+        # Random weights give boxes as large as the frame, the exponential of what float32 has rounded: 8e-5 of the side already
+        # between PyTorch and float64.
+        model.head.reg_preds[0].weight.detach().mul_(0.1)
     sizes = [(1, 256, 256), (2, 100, 131)]
     onnx_files.save(graph.graph_of(model, name), tmp_path / "model.onnx", {}, name)
     run = onnx_files.session((tmp_path / "model.onnx").read_bytes())
