@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import re
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -29,6 +30,9 @@ TRIES = 3
 PLACING = 10
 """How often a group of workers is waited for, a minute each, before the run ends."""
 
+NOTICED = 60.0
+"""Seconds within which a cluster has noticed that a node is gone."""
+
 SETTLES = 5.0
 """Seconds for which a worker that lost its connection keeps quiet: whoever broke it is then known first."""
 
@@ -43,6 +47,7 @@ _FATES = {
     "its node is gone": r"node (has )?died|node was|node_death|owner's node|unreachable|marked (as )?dead",
     "its process was killed or crashed": r"connection error code 2|SYSTEM_ERROR|SIGKILL",
     "it did not answer": r"timed out|hang",
+    "it cannot be reached": r"temporarily unavailable",
 }
 _MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
 
@@ -126,11 +131,20 @@ class Watch(UserCallback):
                 f"{what}; it was the {TRIES}rd time without a new checkpoint; the same command goes on from step {self.step}"
             )
         self.say(f"{what}; goes on from step {self.step}, try {self.lost + 1} of {TRIES}")
-        there = ray.cluster_resources().get("CPU", 0)
-        if there < self.wanted:
-            self.say(
-                f"the cluster has {there:g} CPU left, the workers want {self.wanted:g}: waits up to {PLACING} minutes for more"
-            )
+        threading.Thread(target=self._short, name="places", daemon=True).start()
+
+    def _short(self) -> None:
+        """Say it where the cluster has become too small. Ray may lose a worker long before it knows that its node is gone."""
+        deadline = time.monotonic() + NOTICED
+        while self.lost and time.monotonic() < deadline:
+            there = ray.cluster_resources().get("CPU", 0)
+            if there < self.wanted:
+                self.say(
+                    f"the cluster has {there:g} CPU left, the workers want {self.wanted:g}: "
+                    f"waits up to {PLACING} minutes for more"
+                )
+                return
+            time.sleep(1)
 
 
 def fate(error: BaseException) -> str:

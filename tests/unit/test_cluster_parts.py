@@ -187,7 +187,7 @@ def watch(lines: list[str]) -> faults.Watch:
 
 
 def test_an_error_ends_the_run_and_losses_are_counted_since_the_last_checkpoint(monkeypatch):
-    monkeypatch.setattr(faults.ray, "cluster_resources", lambda: {"CPU": 2})
+    monkeypatch.setattr(faults, "NOTICED", 0.0)
     lines: list[str] = []
     found = watch(lines)
     with pytest.raises(InputError, match="^a shard is damaged$"):
@@ -202,6 +202,17 @@ def test_an_error_ends_the_run_and_losses_are_counted_since_the_last_checkpoint(
     found.after_report(None, [{"step": 16}], object())
     found.after_exception(None, {0: RuntimeError("gone")})
     assert lines[-1] == "worker 0 was lost (gone); goes on from step 16, try 2 of 3"
+
+
+def test_a_cluster_that_became_too_small_is_said_when_it_is_known(monkeypatch):
+    resources = iter([2, 2, 1])
+    monkeypatch.setattr(faults.ray, "cluster_resources", lambda: {"CPU": next(resources)})
+    monkeypatch.setattr(faults.time, "sleep", lambda seconds: None)
+    lines: list[str] = []
+    found = faults.Watch(lines.append, 8, 2.0)
+    found.lost = 1
+    found._short()
+    assert lines == ["the cluster has 1 CPU left, the workers want 2: waits up to 10 minutes for more"]
 
 
 def test_the_cause_of_a_failure_is_found_whatever_it_is_wrapped_in():
