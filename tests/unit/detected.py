@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from recordings import write_video
-from toys import TOYS
 
+# A folder of its own: what lies beside a network is taken for code that it needs.
+TOYS = str(Path(__file__).parents[1] / "toy_detectors")
 SIZE = 48, 64
 WIDE = 3  # px a side of a target
 
@@ -23,7 +24,7 @@ def package(folder: Path, intensity: str = "frame", clips: bool = False, width: 
 
     if TOYS not in sys.path:
         sys.path.insert(0, TOYS)
-    name = "toy_irstd.bright:BrightClips" if clips else "toy_irstd.bright:Bright"
+    name = "toy_bright:BrightClips" if clips else "toy_bright:Bright"
     config = configuration.load(overrides={"data.intensity": intensity}, model=name)
     source = Source.of(config.model.network)
     made = packages.write(folder, state(build_model(config)), config, [], {}, {}, source)
