@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.integration.conftest import irstd, new_workspace
 
 # Ends the process between the change to data/ and `dvc add`, as a kill does: nothing is cleaned up.
@@ -34,6 +36,7 @@ def agrees(folder: Path) -> bool:
     return "up to date" in subprocess.run(call, cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_a_killed_ingest_or_remove_is_made_good(tmp_path, source):
     folder = new_workspace(tmp_path / "w")
     less = tmp_path / "less"

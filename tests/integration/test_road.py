@@ -256,6 +256,7 @@ def test_doctor_finds_an_altered_recording(workspace):
         video.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_dvc_repro_twice(tmp_path, source):
     """`dvc repro` alone walks shard, train, evaluate; the second time it does nothing."""
     folder = new_workspace(tmp_path / "w")

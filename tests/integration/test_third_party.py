@@ -40,6 +40,7 @@ def trained(theirs, tmp_path_factory):
     return done, out
 
 
+@pytest.mark.slow
 def test_it_is_trained_and_registered_under_its_class(theirs, trained):
     done, out = trained
     found = last(done)
@@ -61,6 +62,7 @@ def gone(theirs, trained, tmp_path):
         (tmp_path / name).rename(theirs / name)
 
 
+@pytest.mark.slow
 def test_a_version_runs_without_this_repository_and_without_the_package(gone, tmp_path):
     code = f"""
 import sys
@@ -77,6 +79,7 @@ print(len(found), sorted(found[0]), {str(ROOT)!r} in irstd.__file__, "artifacts"
     assert done.stdout.split("\n")[-2] == "3 ['boxes', 'frame', 'scores'] False True", done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["version", "folder"])
 def test_it_detects_and_is_scored_without_the_package(gone, trained, tmp_path, kind):
     uri = "models:/sided@challenger" if kind == "version" else str(trained[1])
