@@ -111,20 +111,17 @@ def middle(row: dict[str, Any]) -> int:
 
 def table(found: dict[str, Any], metric: str) -> list[dict[str, Any]]:
     """Rows to print."""
+    from irstd.reports.sweep import gained
+
     rows = []
     for row in found["candidates"]:
-        gained = row["gain"]
-        text = "-"
-        if gained:
-            text = f"{gained['mean']:+.4f}"
-            text += "" if gained["low"] is None else f" [{gained['low']:+.4f}, {gained['high']:+.4f}]"
         rows.append(
             {
                 "candidate": row["name"],
                 f"{metric} mean": row["mean"],
                 "deviation": row["deviation"],
                 "n": sum(v is not None for v in row["values"]),
-                "gain over the default": text,
+                "gain over the default": gained(row["gain"]) or "-",
                 "note": "winner" if row["name"] == found["winner"] else "",
             }
         )

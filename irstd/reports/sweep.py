@@ -143,19 +143,24 @@ def _chosen(record: dict[str, Any]) -> dict[str, Any] | None:
     return found | {"run": (winner or trial)["run"], "rows": [(*row, row[1] != row[2]) for row in rows]}
 
 
+def gained(gain: dict[str, Any] | None) -> str:
+    """A gain over the default with its interval, where there is one; "" without a gain."""
+    if not gain:
+        return ""
+    interval = "" if gain["low"] is None else f" [{gain['low']:+.4f}, {gain['high']:+.4f}]"
+    return f"{gain['mean']:+.4f}{interval}"
+
+
 def _confirmation(record: dict[str, Any]) -> dict[str, Any] | None:
     found = record["confirmation"]
     if not found:
         return None
     rows = []
     for each in found["candidates"]:
-        gain = each["gain"]
-        text = "–"
-        if gain:
-            text = f"{gain['mean']:+.4f}"
-            text += f" [{gain['low']:+.4f}, {gain['high']:+.4f}]" if gain["low"] is not None else ""
         values = ["failed" if v is None else f"{v:.4f}" for v in each["values"]]
-        rows.append({**each, "gain": text, "values": values, "winner": each["name"] == found["winner"]})
+        rows.append(
+            {**each, "gain": gained(each["gain"]) or "–", "values": values, "winner": each["name"] == found["winner"]}
+        )
     return {"seeds": found["seeds"], "rows": rows, "n": many(len(found["seeds"]), "fresh seed")}
 
 
