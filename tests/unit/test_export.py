@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
+from toys import TOYS
 
 from irstd import config as configuration
 from irstd.bench import exports
@@ -25,7 +26,6 @@ from irstd.inference.detector import Detector
 from irstd.models import BPFPN, DetectionAdapter, GGLNet, SegmentationAdapter, build_model
 from irstd.models.bp_fpn.postprocess import _suppressed, detections_of
 from irstd.models.contract import memory_format, state
-from tests.unit.toys import TOYS
 
 if TOYS not in sys.path:
     sys.path.insert(0, TOYS)

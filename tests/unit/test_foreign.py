@@ -35,10 +35,13 @@ def toys(tmp_path, monkeypatch):
     place = tmp_path / "theirs"
     shutil.copytree(TOYS, place, ignore=shutil.ignore_patterns("__pycache__"))
     (place / "unrelated.py").write_text("raise RuntimeError\n")
-    monkeypatch.syspath_prepend(str(place))
+    # Other test files import the same networks from where they lie, in the same process.
+    others = {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith("toy_")}
+    monkeypatch.setattr(sys, "path", [str(place), *(p for p in sys.path if p != str(TOYS))])
     yield place
     for name in [m for m in sys.modules if m.startswith("toy_")]:
         del sys.modules[name]
+    sys.modules.update(others)
 
 
 def config(name: str, **more) -> Config:
