@@ -17,14 +17,14 @@ OWNERS = {
     "mlflow": ("irstd/registry/",),
     "ray": ("irstd/cluster/",),
     "optuna": ("irstd/cluster/",),
-    "typer": ("irstd/cli.py",),
+    "typer": ("irstd/cli/",),
     "fastapi": ("irstd/service/",),
     "uvicorn": ("irstd/service/",),
 }
 UPPER = ("ray", "prefect", "mlflow", "dvc", "optuna", "typer")
 # From the top to the bottom; a module imports from its own layer or from below.
 ORDER = (
-    "irstd/__main__.py irstd/cli.py",
+    "irstd/__main__.py irstd/cli/",
     "pipelines/",
     "irstd/commands/ irstd/stack",
     "irstd/registry/",
