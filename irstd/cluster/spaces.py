@@ -138,6 +138,13 @@ class Space(Part):
     confirmation: Confirmation = Confirmation()
     seed: int = Field(0, ge=0)
 
+    @field_validator("name")
+    @classmethod
+    def _file_name(cls, value: str) -> str:
+        if not value.strip() or value != Path(value).name or value.startswith("."):
+            raise ValueError(f"{value!r} is no name for a folder, which its sweeps take; write one without slashes")
+        return value
+
     @field_validator("space", mode="before")
     @classmethod
     def _knobs(cls, value: Any) -> Any:

@@ -6,8 +6,6 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from filelock import FileLock
-
 from irstd.cluster import searchers
 from irstd.cluster.journal import Journal
 from irstd.cluster.sweep import Row, Sweep, Trial
@@ -19,7 +17,7 @@ from irstd.commands.show import say
 from irstd.commands.sweep_page import NAME, Page
 from irstd.commands.sweeps import Record
 from irstd.errors import InputError, WorkError
-from irstd.files import canonical_json, sha256_text
+from irstd.files import canonical_json, sha256_text, turn
 from irstd.training.preparation import check_batch, prepare
 
 
@@ -41,7 +39,8 @@ class Search(Planned):
             )
             raise InputError(f"--resume: there is no search {self.name} to go on with: {why}; leave --resume out")
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".lock"), ExitStack() as open_:
+        waits = partial(say, f"sweep {self.name}: another process is at it; waiting for its end")
+        with turn(self.folder / ".lock", waits), ExitStack() as open_:
             self.open, self.ready, self.whole = open_, False, self._tracker()
             return self._run()
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from filelock import FileLock
 
 from irstd import config as configuration
 from irstd.commands import going_on, on_cluster, run_log, seeds
 from irstd.commands.show import result, say
 from irstd.errors import InputError
-from irstd.files import read_json, sha256_file, staged_folder, write_json
+from irstd.files import read_json, sha256_file, staged_folder, turn, write_json
 from irstd.training import checkpoint, expectations
 from irstd.training.preparation import Job, prepare
 from irstd.training.record import finished, noted
@@ -93,7 +92,8 @@ def execute(
 ) -> dict[str, Any]:
     """Train, or resume, or take the finished run's record (`run.json`). A second call of the same run waits for the first."""
     workspace.runs.mkdir(parents=True, exist_ok=True)
-    with FileLock(workspace.runs / f".{job.name}.lock"):
+    waits = partial(say, f"run {job.name}: another process trains it; waiting for its end")
+    with turn(workspace.runs / f".{job.name}.lock", waits):
         return _execute(workspace, job, workers, drills)
 
 

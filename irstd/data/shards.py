@@ -16,10 +16,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from irstd.config import ShardConfig
 from irstd.data import duplicates, sequence, splits
@@ -29,7 +28,7 @@ from irstd.data.processes import Processes
 from irstd.data.shard_build import Map, Progress, build_set, of_set
 from irstd.data.shard_plan import Stretch
 from irstd.errors import InputError
-from irstd.files import read_json, writing
+from irstd.files import read_json, turn, writing
 
 _BLOCK = re.compile(r"(.+)\[(\d+):(\d+)\]")  # the label of a stretch that is a part of its sequence
 
@@ -111,19 +110,12 @@ def build(
 
 @contextmanager
 def _locked(out: Path, warn: Callable[[str], None]) -> Iterator[None]:
-    """One build at a time in `out`. The lock is the system's: it goes with the process that holds it."""
+    """One build at a time in `out`."""
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            warn(f"shards: another build is at work in {out}; waiting for its end")
-            lock.acquire()
-    try:
+    waits = partial(warn, f"shards: another build is at work in {out}; waiting for its end")
+    with turn(out / ".lock", waits):
         yield
-    finally:
-        lock.release()
 
 
 def _index(out: Path, names: Iterable[str]) -> None:

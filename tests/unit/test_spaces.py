@@ -53,6 +53,8 @@ def space_of(folder, **content):
         ({"space": {"data.sets": {"choice": [["a"], ["b"]]}}}, "measured on different frames"),
         ({"space": {"data.train_on": {"choice": ["train", "train+val"]}}}, "measured on different frames"),
         ({"space": {"evaluate.grid": {"choice": [None, 256]}}}, "measured on different grids"),
+        ({"name": "a/b"}, "name: 'a/b' is no name for a folder"),
+        ({"name": "../a"}, "is no name for a folder"),
         ({"trials": 5}, "budget: {trials: 5}"),
         ({"serach": "grid"}, "unknown key 'serach' (did you mean 'search'?)"),
         ({"search": "grid"}, "train.lr has 0.0001 .. 0.01 (log)"),
