@@ -8,12 +8,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from irstd.errors import InputError, WorkError
 
@@ -72,24 +70,6 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno in _FORBIDDEN:
             raise InputError(f"{what}; name a folder that can be written, or change its permissions") from error
         raise WorkError(what) from error
-
-
-@contextmanager
-def turn(path: Path, waits: Callable[[], object]) -> Iterator[None]:
-    """One process at a time inside, by the lock file `path`; `waits` is called where another must end first.
-
-    The lock is the system's: it goes with the process that holds it.
-    """
-    lock = FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        waits()
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def read_json(path: Path) -> Any:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # The networks of the tests are tiny: a second thread only waits for the first, here and in all processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -76,3 +79,24 @@ def sample_shards(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("sample") / "shards"
     shards.build(sample_data, folder, CONFIG)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """MLflow walks through all its migrations for a new database, for seconds: here it does so once, the others are copies."""
+    from irstd.registry import tracking
+
+    original, first = tracking._mlflow, tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+
+    def copied(uri: str) -> Any:
+        mlflow, place = original(uri), Path(uri.removeprefix("sqlite:///"))
+        if uri.startswith("sqlite:///") and not place.exists():
+            if not first.exists():
+                mlflow.MlflowClient(f"sqlite:///{first}", f"sqlite:///{first}")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(first, place)
+        return mlflow
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking, "_mlflow", copied)
+        yield

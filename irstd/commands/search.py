@@ -17,8 +17,9 @@ from irstd.commands.show import say
 from irstd.commands.sweep_page import NAME, Page
 from irstd.commands.sweeps import Record
 from irstd.errors import InputError, WorkError
-from irstd.files import canonical_json, sha256_text, turn
+from irstd.files import canonical_json, sha256_text
 from irstd.training.preparation import check_batch, prepare
+from irstd.turns import turn
 
 
 class Search(Planned):

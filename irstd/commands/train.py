@@ -11,10 +11,11 @@ from irstd import config as configuration
 from irstd.commands import going_on, on_cluster, run_log, seeds
 from irstd.commands.show import result, say
 from irstd.errors import InputError
-from irstd.files import read_json, sha256_file, staged_folder, turn, write_json
+from irstd.files import read_json, sha256_file, staged_folder, write_json
 from irstd.training import checkpoint, expectations
 from irstd.training.preparation import Job, prepare
 from irstd.training.record import finished, noted
+from irstd.turns import turn
 from irstd.workspace import Workspace
 
 if TYPE_CHECKING:

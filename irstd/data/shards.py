@@ -28,7 +28,8 @@ from irstd.data.processes import Processes
 from irstd.data.shard_build import Map, Progress, build_set, of_set
 from irstd.data.shard_plan import Stretch
 from irstd.errors import InputError
-from irstd.files import read_json, turn, writing
+from irstd.files import read_json, writing
+from irstd.turns import turn
 
 _BLOCK = re.compile(r"(.+)\[(\d+):(\d+)\]")  # the label of a stretch that is a part of its sequence
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.integration.conftest import irstd, new_workspace
+from tests.integration.conftest import forked, irstd, new_workspace
 
 
 def video(path: Path, frames: int = 12) -> None:
@@ -158,7 +158,7 @@ def contents(folder: Path) -> dict[str, int]:
 def test_one_line_and_status_two(workspace, tmp_path, make, words):
     before = contents(workspace)
     arguments = make(tmp_path / "source") if callable(make) else make
-    done = irstd(workspace, *arguments, check=None)
+    done = forked(workspace, *arguments, check=None)
     assert done.returncode == 2, done.stdout + done.stderr
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1 and lines[0].startswith("irstd: "), done.stderr
@@ -176,9 +176,9 @@ def test_no_workspace(tmp_path):
 
 def test_nothing_to_shard_or_train(tmp_path):
     folder = new_workspace(tmp_path / "w")
-    assert "irstd ingest" in irstd(folder, "shard", check=2).stderr
-    assert "irstd shard" in irstd(folder, "train", "ggl-net", check=2).stderr
-    assert "no data here" in irstd(folder, "list", "data").stdout
+    assert "irstd ingest" in forked(folder, "shard", check=2).stderr
+    assert "irstd shard" in forked(folder, "train", "ggl-net", check=2).stderr
+    assert "no data here" in forked(folder, "list", "data").stdout
 
 
 def test_a_damaged_recording_among_good_ones(tmp_path):
@@ -187,15 +187,15 @@ def test_a_damaged_recording_among_good_ones(tmp_path):
     for i in range(3):
         video(tmp_path / "source" / f"{i}.mp4", 4 + i)
     truncated_mp4(tmp_path / "source")
-    done = irstd(folder, "ingest", str(tmp_path / "source"), "--name", "mine", check=1)
+    done = forked(folder, "ingest", str(tmp_path / "source"), "--name", "mine", check=1)
     assert "ingest mine: quarantined cut: cut.mp4: truncated: " in done.stdout
     assert "ingest mine: 3 sequences added" in done.stdout and '"quarantined": 1' in done.stdout
     (line,) = [line for line in done.stderr.splitlines() if line.strip()]
     assert line.startswith("irstd: ingest mine: 1 recording cannot be read and was left out (cut): replace")
     assert sorted(p.name for p in (folder / "data" / "mine").iterdir()) == ["0", "1", "2", "splits.json"]
-    assert "outs" in (folder / "data.dvc").read_text() and "mine" in irstd(folder, "list", "data").stdout
+    assert "outs" in (folder / "data.dvc").read_text() and "mine" in forked(folder, "list", "data").stdout
     (tmp_path / "source" / "cut.mp4").unlink()
-    assert "nothing has changed" in irstd(folder, "ingest", str(tmp_path / "source"), "--name", "mine").stdout
+    assert "nothing has changed" in forked(folder, "ingest", str(tmp_path / "source"), "--name", "mine").stdout
 
 
 def test_two_groups_cannot_be_split_but_blocks_can(tmp_path, source):
@@ -206,12 +206,12 @@ def test_two_groups_cannot_be_split_but_blocks_can(tmp_path, source):
     for path in source.iterdir():
         if path.name.split(".")[0] in names:
             shutil.copy(path, two)
-    irstd(folder, "ingest", str(two), "--name", "two")
-    done = irstd(folder, "shard", check=2)
+    forked(folder, "ingest", str(two), "--name", "two")
+    done = forked(folder, "shard", check=2)
     assert "shard.split.by=block" in done.stderr.splitlines()[-1]
     params = folder / "params.yaml"
     params.write_text(params.read_text().replace("by: group", "by: block"))
-    assert "train" in irstd(folder, "shard").stdout
+    assert "train" in forked(folder, "shard").stdout
 
 
 def test_no_labelled_key_frame(tmp_path, source):
@@ -221,7 +221,7 @@ def test_no_labelled_key_frame(tmp_path, source):
     bare.mkdir()
     for path in sorted(source.glob("*.mkv"))[:3]:
         shutil.copy(path, bare)
-    done = irstd(folder, "ingest", str(bare), "--name", "bare", "--bit-depth", "14")
+    done = forked(folder, "ingest", str(bare), "--name", "bare", "--bit-depth", "14")
     assert "3 without labels" in done.stdout
-    irstd(folder, "shard")
-    assert "no labelled key frame" in irstd(folder, "train", "ggl-net", check=2).stderr
+    forked(folder, "shard")
+    assert "no labelled key frame" in forked(folder, "train", "ggl-net", check=2).stderr

@@ -29,6 +29,7 @@ def dvc(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_dvc_pulls_the_sample_and_runs_stages(clone):
     # A lock file or a stage that git ignores makes DVC refuse every command.
     assert "shard" in dvc(clone, "stage", "list")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import irstd, new_workspace
+from tests.integration.conftest import forked, new_workspace
 
 # Ends the process between the change to data/ and `dvc add`, as a kill does: nothing is cleaned up.
 KILLED = """if True:
@@ -45,27 +45,27 @@ def test_a_killed_ingest_or_remove_is_made_good(tmp_path, source):
     ingest = ["ingest", str(less), "--name", "sample"]
 
     killed(folder, INSIDE_DVC, *ingest)  # the first one: data.dvc names nothing yet
-    assert "nothing has changed" not in irstd(folder, *ingest).stdout and agrees(folder)
-    assert "nothing has changed" in irstd(folder, *ingest).stdout
+    assert "nothing has changed" not in forked(folder, *ingest).stdout and agrees(folder)
+    assert "nothing has changed" in forked(folder, *ingest).stdout
 
     more = ["ingest", str(source), "--name", "sample"]
     killed(folder, BEFORE_ADD, *more)
     assert not agrees(folder)
     # A mistake in between changes nothing, and forgets nothing.
-    irstd(folder, "ingest", "--remove", "sample/nothing", check=2)
-    assert "nothing has changed" not in irstd(folder, *more).stdout and agrees(folder)
+    forked(folder, "ingest", "--remove", "sample/nothing", check=2)
+    assert "nothing has changed" not in forked(folder, *more).stdout and agrees(folder)
 
     remove = ["ingest", "--remove", f"sample/{names[-1]}"]
     for kill in (BEFORE_ADD, IN_REMOVE):
         killed(folder, kill, *remove)
         assert not (folder / "data" / "sample" / names[-1]).exists()
-        assert "removed" in irstd(folder, *remove).stdout and agrees(folder)
+        assert "removed" in forked(folder, *remove).stdout and agrees(folder)
         assert not list((folder / "data").rglob(".*"))
-        irstd(folder, *remove, check=2)  # it is gone, and nothing is pending
-        irstd(folder, *more)
+        forked(folder, *remove, check=2)  # it is gone, and nothing is pending
+        forked(folder, *more)
 
     (folder / "data" / "sample" / "splits.json").unlink()
-    irstd(folder, *more)
+    forked(folder, *more)
     assert agrees(folder)
 
 
@@ -74,24 +74,24 @@ def test_a_remote_that_cannot_be_pushed_to_is_refused_first(tmp_path, source):
     subprocess.run([sys.executable, "-m", "dvc", "remote", "add", "mine", str(tmp_path / "r")], cwd=folder, check=True)
     ingest = ["ingest", str(source), "--name", "sample", "--push"]
     for remote, word in (("sample", "dvc remote add NAME URL"), ("mien", "did you mean 'mine'?")):
-        assert word in irstd(folder, *ingest, remote, check=2).stderr
+        assert word in forked(folder, *ingest, remote, check=2).stderr
         assert (folder / "data.dvc").read_text() == "" and not (folder / "data" / "sample").exists()
-    assert "pushed to mine" in irstd(folder, *ingest, "mine").stdout
+    assert "pushed to mine" in forked(folder, *ingest, "mine").stdout
     assert any((tmp_path / "r").rglob("*.dir"))
 
 
 def test_one_odd_set_does_not_stop_the_shards(tmp_path, source):
     folder = new_workspace(tmp_path / "w")
-    irstd(folder, "ingest", str(source), "--name", "sample")
+    forked(folder, "ingest", str(source), "--name", "sample")
     odd = tmp_path / "odd"
     odd.mkdir()
     name = min(path.stem for path in source.glob("*.mkv"))
     for path in source.glob(f"{name}.*"):
         shutil.copy(path, odd)
-    irstd(folder, "ingest", str(odd), "--name", "odd")
+    forked(folder, "ingest", str(odd), "--name", "odd")
     for _ in range(2):  # the second time the stage does not run
-        done = irstd(folder, "shard")
+        done = forked(folder, "shard")
         assert "warning: shards: set odd left out" in done.stdout and "shard.split.by=block" in done.stdout
     assert (folder / "shards" / "sample").is_dir() and not (folder / "shards" / "odd").exists()
-    assert "no index of shards" in irstd(folder, "shard", "--out", ".", check=2).stderr
+    assert "no index of shards" in forked(folder, "shard", "--out", ".", check=2).stderr
     assert (folder / "data").is_dir()

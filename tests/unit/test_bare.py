@@ -47,6 +47,7 @@ def same(left: Path, right: Path) -> None:
         assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one), name
 
 
+@pytest.mark.slow
 def test_killed_at_any_step_it_ends_with_the_same_bits(given, tmp_path, capsys, monkeypatch):
     """Without the upper stack in one process, and killed again and again in another."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -41,7 +41,7 @@ ORDER = (
     "irstd/data/",
     "irstd/config/",
     "irstd/foreign.py",
-    "irstd/errors.py irstd/files.py irstd/__init__.py",
+    "irstd/errors.py irstd/files.py irstd/turns.py irstd/__init__.py",
 )
 # A stage's own command line enters the workspace from below, inside its main().
 ENTRIES = {"irstd/data/shards.py"}

@@ -164,6 +164,7 @@ def test_a_version_whose_files_are_gone_is_not_champion_for_want_of_another(work
     assert models.aliased(workspace, "lost", "champion") is None
 
 
+@pytest.mark.slow
 def test_two_at_once_cannot_both_win(workspace):
     """From two machines, as far as files go: other home folders, the same database."""
     for seed, x in enumerate((3.0, 1.05, 1.1), 11):

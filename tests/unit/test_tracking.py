@@ -194,6 +194,7 @@ def test_what_mlflow_refuses_is_no_absence(workspace, monkeypatch):
     assert len(lines) == 1
 
 
+@pytest.mark.slow
 def test_a_trained_run_is_logged_when_mlflow_is_back(workspace, sample_shards, monkeypatch, capsys):
     """The command ends in one line; given again it logs what it has on the disk, and trains no more."""
     monkeypatch.setattr(tracking, "PATIENCE", 0.0)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from runs import Keeper
 from safetensors.torch import load_file, save_file
+from toys import toy
 
 from irstd import config as configuration
 from irstd.commands.train import prepare
@@ -27,21 +28,14 @@ from irstd.training import identity as identity_module
 from irstd.training.identity import COMPUTES, Identity, code_hash, code_hash_of, identity
 from tests.conftest import CONFIG
 
-TINY = {
-    "model.width": 4,
-    "model.in_channels": 1,
-    "data.crop": 32,
-    "train.batch": 4,
-    "train.epochs": 4,
-    "train.loss.bce": 1,
-    "train.lr": 2e-3,
-    "train.ema": 0.5,
-    "train.checkpoint_every": 1,
-}
-
 
 def tiny(**more):
-    return configuration.load(overrides=TINY | {k.replace("__", "."): v for k, v in more.items()})
+    return toy(**{"train__epochs": 4, "train__lr": 2e-3} | more)
+
+
+def ggl_net(**more):
+    given = {"model.width": 4, "model.in_channels": 1, "data.crop": 32, "train.batch": 4}
+    return configuration.load(overrides=given | {k.replace("__", "."): v for k, v in more.items()})
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +125,9 @@ def test_a_torn_checkpoint_is_named(sample_shards, whole, tmp_path, name):
 
 def test_a_loss_that_is_not_a_number_stops_the_run(sample_shards, tmp_path):
     with pytest.raises(WorkError, match=r"became nan.*train\.lr"):
-        loop.fit(tiny(train__lr=1e30, train__optimizer="sgd"), sample_shards, Keeper(tmp_path), log=lambda line: None)
+        loop.fit(
+            ggl_net(train__lr=1e30, train__optimizer="sgd"), sample_shards, Keeper(tmp_path), log=lambda line: None
+        )
 
 
 def test_the_time_budget_ends_the_run(sample_shards, tmp_path):
@@ -143,7 +139,7 @@ def test_the_time_budget_ends_the_run(sample_shards, tmp_path):
 def test_identity_changes_with_what_decides(sample_shards):
     manifests = read_all(sample_shards)
     names = {
-        identity(tiny(**more), manifests).name
+        identity(ggl_net(**more), manifests).name
         for more in ({}, {"train__lr": 1e-3}, {"train__seed": 1}, {"model__width": 5})
     }
     assert len(names) == 4
@@ -323,7 +319,7 @@ def test_bf16_learns_about_the_same(sample_shards, model):
 
 
 def test_a_bad_loss_names_step_and_key_frames(sample_shards):
-    run = loop.Run(tiny(), sample_shards, "cpu", lambda line: None)
+    run = loop.Run(ggl_net(), sample_shards, "cpu", lambda line: None)
     batch = next(iter(run.loader))
     next(run.model.parameters()).data.fill_(float("nan"))
     names = [f"{name}:{frame}" for name, frame in batch["key"]]

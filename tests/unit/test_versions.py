@@ -51,6 +51,7 @@ def store(workspace, name: str) -> Path:
     return found
 
 
+@pytest.mark.slow
 def test_a_version_runs_with_mlflow_alone(workspace, tmp_path):
     """In a new process, elsewhere, where neither this repository nor what MLflow does not bring can be imported."""
     blocked = (
@@ -266,6 +267,7 @@ def test_training_starts_from_a_version(workspace, capsys):
         going_on.start(workspace, versions.CONFIGS["ggl-net"], "models:/ggl-net@champoin")
 
 
+@pytest.mark.slow
 def test_an_exported_graph_goes_with_its_version(workspace, tmp_path, capsys):
     import mlflow
     import onnx
