@@ -12,7 +12,7 @@ import cv2
 import pytest
 import yaml
 
-from tests.integration.conftest import irstd, new_workspace
+from tests.integration.conftest import forked, irstd, new_workspace
 
 # Within MLflow's own store, at its import.
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader:DeprecationWarning")
@@ -35,7 +35,7 @@ def trained(workspace):
 
 def test_ingest_again_changes_nothing(workspace, source):
     before = (workspace / "data.dvc").read_text()
-    done = irstd(workspace, "ingest", str(source), "--name", "sample")
+    done = forked(workspace, "ingest", str(source), "--name", "sample")
     assert "0 sequences added" in done.stdout and "nothing has changed" in done.stdout
     assert (workspace / "data.dvc").read_text() == before
 
@@ -43,7 +43,7 @@ def test_ingest_again_changes_nothing(workspace, source):
 def test_shard_again_keeps_what_is_there(workspace):
     tars = {p: p.stat().st_mtime_ns for p in (workspace / "shards").rglob("*.tar")}
     assert tars
-    done = irstd(workspace, "shard")
+    done = forked(workspace, "shard")
     assert "nothing has changed" in done.stdout
     assert {p: p.stat().st_mtime_ns for p in (workspace / "shards").rglob("*.tar")} == tars
 
@@ -58,7 +58,7 @@ def test_training_registers_a_version(trained):
 
 
 def test_the_same_run_is_taken_not_trained_again(workspace, trained):
-    done = irstd(workspace, "train", "ggl-net", "--recipe", "recipes/demo.yaml", *TINY)
+    done = forked(workspace, "train", "ggl-net", "--recipe", "recipes/demo.yaml", *TINY)
     assert "trained before" in done.stdout and "epoch" not in done.stdout.replace("irstd-result", "")
     assert last(done) == last(trained)
 
@@ -116,13 +116,13 @@ print(len(found), sorted(found[0]), {str(workspace)!r} in irstd.__file__)
 
 
 def test_lineage_holds_and_an_altered_shard_is_found(workspace, trained):
-    done = irstd(workspace, "lineage", "models:/ggl-net@champion", "--verify")
+    done = forked(workspace, "lineage", "models:/ggl-net@champion", "--verify")
     assert "broken" not in done.stdout and "holds   recordings of sample" in done.stdout
     tar = next((workspace / "shards" / "sample").glob("train-*.tar"))
     data = tar.read_bytes()
     try:
         tar.write_bytes(data[:5000] + bytes([data[5000] ^ 1]) + data[5001:])
-        done = irstd(workspace, "lineage", "models:/ggl-net@champion", "--verify", check=1)
+        done = forked(workspace, "lineage", "models:/ggl-net@champion", "--verify", check=1)
         assert f"broken  shards of sample: {tar.name}" in done.stdout
     finally:
         tar.write_bytes(data)
@@ -130,7 +130,7 @@ def test_lineage_holds_and_an_altered_shard_is_found(workspace, trained):
 
 def test_evaluate_prints_protocols_and_baselines(workspace, trained, tmp_path):
     out = tmp_path / "numbers.json"
-    done = irstd(workspace, "evaluate", "models:/ggl-net@champion", "--out", str(out))
+    done = forked(workspace, "evaluate", "models:/ggl-net@champion", "--out", str(out))
     found = json.loads(out.read_text())
     assert [(r["protocol"], r["grid"]) for r in found["protocols"]] == [
         ("strict", None), ("basicirstd", None), ("dnanet", 256), ("msda", 512)
@@ -144,7 +144,7 @@ def test_evaluate_prints_protocols_and_baselines(workspace, trained, tmp_path):
 def test_val_numbers_are_those_of_the_weights_that_are_kept(workspace, trained, tmp_path):
     """Two ranks measured a share each; one process that measures the registered weights finds the same."""
     out = tmp_path / "val.json"
-    irstd(workspace, "evaluate", "models:/ggl-net/1", "--split", "val", "--out", str(out))
+    forked(workspace, "evaluate", "models:/ggl-net/1", "--split", "val", "--out", str(out))
     found = json.loads(out.read_text())["protocols"][0]
     kept = json.loads((workspace / ".irstd" / "runs" / last(trained)["run"] / "run.json").read_text())["metrics"]
     for name in ("iou", "niou", "pd", "fa"):
@@ -186,11 +186,12 @@ def test_search_trains_each_trial_as_a_child_run(workspace, searched):
     children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert len(children) == 2 and {r.info.status for r in children} == {"FINISHED"}
     assert {r.data.params["train.lr"] for r in children} == {"0.001", "0.002"}
-    again = irstd(workspace, "tune", "two")
+    again = forked(workspace, "tune", "two")
     assert "searched before" in again.stdout
     assert last(again)["best"] == last(searched)["best"]
 
 
+@pytest.mark.slow
 def test_a_search_with_a_failed_trial_takes_the_others(workspace, searched):
     """Its journal is what a search goes on from: here it says that the first trial failed."""
     (path,) = (workspace / ".irstd" / "sweeps").glob("*/journal.jsonl")
@@ -214,9 +215,9 @@ def test_promotion_compares_on_the_same_frames(workspace, searched):
 
     assert holds("challenger") == challenger == "2" and holds("champion") == "1"
     # A handful of groups: the interval cannot be told, and nothing moves unless that is accepted.
-    done = irstd(workspace, "promote", "models:/ggl-net@challenger", check=1)
+    done = forked(workspace, "promote", "models:/ggl-net@challenger", check=1)
     assert last(done)["verdict"] == "insufficient" and holds("champion") == "1" and last(done)["gate_uses"] == 1
-    done = irstd(workspace, "promote", "models:/ggl-net@challenger", "--accept-insufficient", check=None)
+    done = forked(workspace, "promote", "models:/ggl-net@challenger", "--accept-insufficient", check=None)
     found = last(done)
     assert found["gate_uses"] == 2
     assert done.returncode == (0 if found["promoted"] else 1)
@@ -228,29 +229,29 @@ def test_promotion_compares_on_the_same_frames(workspace, searched):
     assert (" against " if found["promoted"] else " does not beat ") in found["reason"]
     # The other one does not beat it, whichever it is.
     other = "1" if champion == "2" else "2"
-    done = irstd(workspace, "promote", f"models:/ggl-net/{other}", "--accept-insufficient", check=1)
+    done = forked(workspace, "promote", f"models:/ggl-net/{other}", "--accept-insufficient", check=1)
     assert last(done)["verdict"] == "kept" and holds("champion") == champion
     # What was promoted is taken back; a first champion has none before it.
-    done = irstd(workspace, "promote", "models:/ggl-net@champion", "--rollback", check=0 if found["promoted"] else 2)
+    done = forked(workspace, "promote", "models:/ggl-net@champion", "--rollback", check=0 if found["promoted"] else 2)
     assert holds("champion") == "1"
 
 
 def test_listings(workspace, trained):
-    assert "sample" in irstd(workspace, "list", "data").stdout
-    assert "finished" in irstd(workspace, "list", "runs").stdout
-    assert "champion" in irstd(workspace, "list", "models").stdout
-    assert "nothing was removed" in irstd(workspace, "clean").stdout
+    assert "sample" in forked(workspace, "list", "data").stdout
+    assert "finished" in forked(workspace, "list", "runs").stdout
+    assert "champion" in forked(workspace, "list", "models").stdout
+    assert "nothing was removed" in forked(workspace, "clean").stdout
 
 
 def test_doctor_finds_an_altered_recording(workspace):
-    assert "all checks hold" in irstd(workspace, "doctor", "data").stdout
+    assert "all checks hold" in forked(workspace, "doctor", "data").stdout
     video = next((workspace / "data" / "sample").glob("*/*.mkv"))
     data = video.read_bytes()
     video.chmod(0o644)
     video.unlink()
     try:
         video.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-        done = irstd(workspace, "doctor", "data", check=1)
+        done = forked(workspace, "doctor", "data", check=1)
         assert "altered" in done.stdout and video.name in done.stdout
     finally:
         video.write_bytes(data)

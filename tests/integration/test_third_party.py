@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.integration.conftest import irstd
+from tests.integration.conftest import forked, irstd
 from tests.integration.test_road import last
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,5 +130,5 @@ def test_boxes_of_somebody_elses_network(theirs):
     ],
 )
 def test_one_that_will_not_do_is_one_line(theirs, arguments, words):
-    done = irstd(theirs, "train", *arguments, "data.crop=32", "train.batch=4", check=2)
+    done = forked(theirs, "train", *arguments, "data.crop=32", "train.batch=4", check=2)
     assert done.stdout == "" and words in done.stderr and done.stderr.count("\n") == 1
