@@ -89,6 +89,7 @@ def sleeper(code: str = "") -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", f"{code}\nimport time; time.sleep(600)"])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_whole_stack(tmp_path: Path) -> None:
     # One test, since one `up` costs as much as all the rest together.
