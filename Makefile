@@ -9,16 +9,14 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/irstd demo
 
-# Tests that start no Ray go side by side; those that start Ray, Prefect and MLflow one after the other: one Ray on a machine.
-SIDE_BY_SIDE ?= 2
-APART := $(addprefix tests/integration/test_,$(addsuffix .py,flows road stack third_party)) tests/cluster
+# Two processes side by side; what starts Ray, Prefect and MLflow stays together in one of them (tests/conftest.py).
+SIDE_BY_SIDE := -n 2 --dist loadgroup
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" -n $(SIDE_BY_SIDE) --dist loadfile tests/integration tests/unit $(addprefix --ignore=,$(APART))
-	$(BIN)/python -m pytest -m "not slow" $(APART)
+	$(BIN)/python -m pytest -m "not slow" $(SIDE_BY_SIDE)
 
 test-all: test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(SIDE_BY_SIDE)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -22,6 +22,22 @@ from irstd.data.synthetic import Scene, SceneSpec, render, write_source
 # Tests that call DVC by itself do not call home either.
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 
+ROOT = Path(__file__).parent
+_ROAD = ("flows", "mission", "reproduce", "road", "stack", "third_party", "tracking_away")
+RAY = ("cluster", *(f"integration/test_{name}.py" for name in _ROAD))
+"""Tests that start Ray, Prefect's server or both."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `-n 2 --dist loadgroup` files go side by side, and those that start Ray one after the other: one Ray on a machine."""
+    if config.getoption("dist", "no") == "loadgroup":
+        for item in items:
+            path = item.path.relative_to(ROOT)
+            ray = any(path.is_relative_to(place) for place in RAY)
+            item.add_marker(pytest.mark.xdist_group("ray" if ray else path.stem))
+
+
 # Each is a group of its own. Two sizes, lengths below, at and across the chunk borders, one without
 # targets, one whose labels are taken away.
 _LENGTHS = {"a": 11, "b": 9, "c": 4, "d": 6, "e": 7, "f": 1, "g": 10, "empty": 8, "dark": 5}

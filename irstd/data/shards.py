@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -112,10 +112,11 @@ def build(
 @contextmanager
 def _locked(out: Path, warn: Callable[[str], None]) -> Iterator[None]:
     """One build at a time in `out`."""
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
     waits = partial(warn, f"shards: another build is at work in {out}; waiting for its end")
-    with turn(out / ".lock", waits):
+    with ExitStack() as inside:
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            inside.enter_context(turn(out / ".lock", waits))
         yield
 
 

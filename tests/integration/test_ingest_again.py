@@ -80,6 +80,7 @@ def test_a_remote_that_cannot_be_pushed_to_is_refused_first(tmp_path, source):
     assert any((tmp_path / "r").rglob("*.dir"))
 
 
+@pytest.mark.slow
 def test_one_odd_set_does_not_stop_the_shards(tmp_path, source):
     folder = new_workspace(tmp_path / "w")
     forked(folder, "ingest", str(source), "--name", "sample")

@@ -160,6 +160,7 @@ def coco_of(detections, image):
     return rows
 
 
+@pytest.mark.slow
 def test_coco_results_score_as_the_model(workspace, boxed, sample_data, tmp_path):
     expected, detections = boxed
     exporters.export(sample_data, "sample", tmp_path / "coco", "coco")

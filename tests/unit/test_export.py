@@ -128,6 +128,7 @@ def _pt2(tmp_path: Path, name: str) -> None:
     assert largest_difference(model, program.module(), sizes) <= 1e-4
 
 
+@pytest.mark.slow
 def test_an_exported_graph_of_ggl_net_cut_short_accepts_any_size() -> None:
     """The whole network is traced in the slow test; what can tie it to a size is in here too."""
     model = made("ggl-net")

@@ -26,6 +26,7 @@ def shards(tmp_path_factory):
     return write_shards(TINY, tmp_path_factory.mktemp("gpu"))
 
 
+@pytest.mark.slow
 def test_every_side_takes_the_same_batch(shards):
     report = gpu.precision(shards, CPU, 0.01, GGL, BP, compiled=False)
     assert {(row["network"], row["what"], row["side"]) for row in report.rows} == {
@@ -37,6 +38,7 @@ def test_every_side_takes_the_same_batch(shards):
     assert all(row["samples/s"] > 0 and row["GPU busy"] is None for row in report.rows) and len(report.ratios) == 4
 
 
+@pytest.mark.slow
 def test_each_part_of_bp_fpn_stands_against_the_host(shards):
     report = gpu.parts(shards, CPU, 0.01, BP)
     assert [name for name, _ in report.ratios] == [

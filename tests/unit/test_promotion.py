@@ -211,6 +211,7 @@ def test_claims(workspace, pair, monkeypatch):
     assert not [k for k in client.get_registered_model("m").tags if k.startswith(history.CLAIM)]
 
 
+@pytest.mark.slow
 def test_too_few_groups_move_nothing_unless_accepted(workspace, made, tmp_path, capsys):
     shutil.copytree(made / "data", tmp_path / "data")
     split_as(tmp_path / "data", {f"gate-{i}": "train" for i in range(3, 12)})

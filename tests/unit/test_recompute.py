@@ -100,6 +100,7 @@ def weights(config, shards, folder):
     return load_file(folder / "epoch-1" / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_run_under_ddp_ends_with_the_same_bits(sample_shards, tmp_path):
     checkpointing = tiny(train__activation_checkpointing=True)
     expected = weights(tiny(), sample_shards, tmp_path / "kept")

@@ -57,6 +57,7 @@ def several(workspace):
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_every_seed_is_its_own_run_and_the_median_is_registered(workspace, several):
     assert several["n"] == 2 and several["seeds"] == [3, 4] and len(set(several["runs"])) == 2
     states = [json.loads((workspace.runs / r / "checkpoint" / "state.json").read_text()) for r in several["runs"]]
@@ -75,6 +76,7 @@ def test_every_seed_is_its_own_run_and_the_median_is_registered(workspace, sever
     assert "Seeds: 2 (3, 4); registered is seed" in (package.folder / "MODEL_CARD.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_runs_lie_below_one_in_mlflow(workspace, several):
     client = tracking.client(workspace)
     parent = tracking.run_of(workspace, several["group"], "")
@@ -90,6 +92,7 @@ def test_the_runs_lie_below_one_in_mlflow(workspace, several):
     assert "seeds.json" in [file.path for file in client.list_artifacts(parent.info.run_id)]
 
 
+@pytest.mark.slow
 def test_the_same_command_takes_what_is_there(workspace, several, capsys):
     call(workspace, "seeds=[3,4]")
     printed = capsys.readouterr().out
@@ -109,6 +112,7 @@ def _registered(workspace):
     return tracking.client(workspace).get_model_version("ggl-net", "1").tags["irstd.run"]
 
 
+@pytest.mark.slow
 def test_all_seeds_are_measured_and_each_look_at_test_is_counted(workspace, several, tmp_path, capsys):
     evaluate.run(workspace, "models:/ggl-net/1", [], "test", None, None, beside=[])
     printed = capsys.readouterr().out
@@ -132,6 +136,7 @@ def test_all_seeds_are_measured_and_each_look_at_test_is_counted(workspace, seve
     assert sorted(siblings.known(workspace, package, found, "test")) == [3, 4]
 
 
+@pytest.mark.slow
 def test_a_model_of_one_seed_has_no_others(workspace, several):
     package = Package.read(workspace.runs / several["runs"][0] / "package")
     content = package.content | {"metrics": {k: v for k, v in package.content["metrics"].items() if k != "seeds"}}

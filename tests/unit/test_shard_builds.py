@@ -179,6 +179,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
     return Steps(monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_build_goes_on_wherever_it_was_killed(sample_data, without, tmp_path, steps):
     for name, data in ("less", without), ("more", sample_data):
         shards.build(data, tmp_path / name, CONFIG)

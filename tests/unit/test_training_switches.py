@@ -141,6 +141,7 @@ def test_switches_that_are_not_used_leave_a_run_what_it_was():
     assert names <= changed.keys()
 
 
+@pytest.mark.slow
 def test_an_epoch_that_stops_early_and_goes_on_from_within(sample_shards, tmp_path):
     """A share of the steps; the next epoch has an order of its own; a run that was killed ends with the same bits."""
     config = configuration.load(overrides=TINY | {"train.epoch_share": 0.5, "train.val_steps": 2})
