@@ -13,6 +13,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from irstd.config import ShardConfig
 from irstd.data import shards
@@ -22,20 +23,22 @@ from irstd.data.synthetic import Scene, SceneSpec, render, write_source
 # Tests that call DVC by itself do not call home either.
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 
-ROOT = Path(__file__).parent
 _ROAD = ("flows", "mission", "reproduce", "road", "stack", "third_party", "tracking_away")
 RAY = ("cluster", *(f"integration/test_{name}.py" for name in _ROAD))
 """Tests that start Ray, Prefect's server or both."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `-n 2 --dist loadgroup` files go side by side, and those that start Ray one after the other: one Ray on a machine."""
-    if getattr(config.option, "loadgroup", False):  # so in the two processes, where "dist" is "no"
-        for item in items:
-            path = item.path.relative_to(ROOT)
-            ray = any(path.is_relative_to(place) for place in RAY)
-            item.add_marker(pytest.mark.xdist_group("ray" if ray else path.stem))
+class OneRay(LoadFileScheduling):
+    """Files go side by side, and those that start Ray one after the other: one Ray on a machine."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        place = Path(file).relative_to("tests")
+        return "ray" if any(place.is_relative_to(each) for each in RAY) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay:
+    return OneRay(config, log)
 
 
 # Each is a group of its own. Two sizes, lengths below, at and across the chunk borders, one without
