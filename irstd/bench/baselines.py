@@ -86,8 +86,8 @@ def write_data(scenes: Scenes, folder: Path) -> Path:
 
 
 def write_shards(scenes: Scenes, folder: Path) -> Path:
-    """Shards of `scenes`, all of it in the split train; returns the folder `shards`."""
-    shards.build(write_data(scenes, folder), folder / "shards", ShardConfig(split=EVERYTHING))
+    """Shards of `scenes`, all of it in the split train, as ingest noted; returns the folder `shards`."""
+    shards.build(write_data(scenes, folder), folder / "shards", ShardConfig())
     return folder / "shards"
 
 

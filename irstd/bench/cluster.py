@@ -87,10 +87,11 @@ def measure(
     crop: int = 192,
     width: int = 16,
     rounds: int = ROUNDS,
+    show: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Train on `scenes` (in the empty folder `folder`): on Ray and without it in turns, then with one worker and with two.
 
-    `train` None leaves the time to the first step out.
+    `train` None leaves the time to the first step out. `show` is told what begins.
     """
     scenes = scenes or Scenes(sequences=2, height=256, width=320, frames=STEPS)
     shards = write_shards(scenes, folder)
@@ -110,6 +111,8 @@ def measure(
         f"{scenes}; GGL-Net of width {width}, crops of {crop}, batches of 2, {STEPS} steps a run of which {WARM} are not counted",
         "the same loop, seed and work on all sides; a run on Ray has DDP, its console and its hooks as in irstd train",
     ]
+    if train is not None:
+        _first(report, train, shards, overrides, cores, rounds, show)
     notes = folder / "stamps"
     notes.mkdir()
     sides: dict[str, list[tuple[float, float]]] = {
@@ -120,6 +123,7 @@ def measure(
     }
     total = steps(config, shards)
     for number in range(rounds):
+        show(f"bench: steps, round {number + 1} of {rounds}: bare loop, one worker on Ray, one of {cores} threads, two")
         stamps = Stamps(notes, total)
         before = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -144,8 +148,6 @@ def measure(
     name = f"samples/s of 2 workers / 1 worker with {cores} threads"
     report.ratios.append((name, _ratio(sides["1 worker"], sides["2 workers"], 0)))
     report.goals[name] = TWO
-    if train is not None:
-        _first(report, train, shards, overrides, cores, rounds)
     return report
 
 
@@ -164,19 +166,27 @@ def _ratio(slow: list[tuple[float, float]], fast: list[tuple[float, float]], ind
     return Ratio(median(found), min(found), max(found), len(found))
 
 
-def _first(report: Report, train: Train, shards: Path, overrides: dict[str, Any], threads: int, rounds: int) -> None:
+def _first(
+    report: Report,
+    train: Train,
+    shards: Path,
+    overrides: dict[str, Any],
+    threads: int,
+    rounds: int,
+    show: Callable[[str], None],
+) -> None:
     """Seconds from the start of a process to its first step, on a Ray that is up and without Ray."""
     values = [f"{key}={value}" for key, value in overrides.items()]
     plain, ours, lines = [], [], []
     # The first call makes MLflow's database, which is there on any other day.
     for number in range(rounds + 1):
+        show(f"bench: first step, round {number} of {rounds}: plain script, irstd train")
         call = [
             sys.executable,
             "-c",
             PLAIN,
             str(time.time()),
             str(shards),
-            "-",
             str(threads),
             *values,
             f"train.seed={number}",

@@ -88,7 +88,7 @@ def cluster(workspace: Workspace, first: bool = True, **sizes: Any) -> None:
                     raise WorkError(f"bench cluster: irstd train failed: {done.stderr.strip().splitlines()[-1]}")
                 return done.stdout
 
-            report = bench.measure(folder / "work", on_ray, train if first else None, **sizes)
+            report = bench.measure(folder / "work", on_ray, train if first else None, show=say, **sizes)
         _show("cluster", report)
 
 

@@ -112,10 +112,11 @@ from irstd.commands import bench
 from irstd.workspace import Workspace
 root = Path(sys.argv[1])
 sizes = {"scenes": Scenes(sequences=2, frames=12, height=48, width=56), "crop": 32, "width": 4, "rounds": 1}
-bench.cluster(Workspace(root, root / ".irstd").enter(), first=False, **sizes)
+bench.cluster(Workspace(root, root / ".irstd").enter(), **sizes)
 """
 
 
+@pytest.mark.timeout(900)
 def test_the_benchmark_compares_equal_work(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", BENCH, str(tmp_path)],
@@ -123,10 +124,11 @@ def test_the_benchmark_compares_equal_work(tmp_path):
         env=surroundings(),
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=800,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "FIRST STEP irstd train" in done.stdout
     for what in (
         "steps/s on Ray / bare loop",
         "steps/s on Ray / bare loop, by CPU time",
