@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/irstd demo
 
 # Two processes side by side; what starts Ray, Prefect and MLflow stays together in one of them (tests/conftest.py).
-SIDE_BY_SIDE := -n 2 --dist loadfile
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow" $(SIDE_BY_SIDE)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,9 @@ class OneRay(LoadFileScheduling):
         return "ray" if any(place.is_relative_to(each) for each in RAY) else file
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay:
-    return OneRay(config, log)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay | None:
+    return OneRay(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 # Each is a group of its own. Two sizes, lengths below, at and across the chunk borders, one without
@@ -113,7 +116,11 @@ def quick_databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             if not first.exists():
                 mlflow.MlflowClient(f"sqlite:///{first}", f"sqlite:///{first}")
             place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(first, place)
+            copy = place.with_name(f".{os.getpid()}-{threading.get_ident()}.db")
+            shutil.copy(first, copy)
+            with suppress(FileExistsError):  # another process was there first
+                os.link(copy, place)
+            copy.unlink()
         return mlflow
 
     with pytest.MonkeyPatch.context() as patch:

@@ -142,7 +142,9 @@ class Space(Part):
     @classmethod
     def _file_name(cls, value: str) -> str:
         if not value.strip() or value != Path(value).name or value.startswith("."):
-            raise ValueError(f"{value!r} is no name for a folder, which its sweeps take; write one without slashes")
+            raise ValueError(
+                f"{value!r} is no name for a folder, which its sweeps take; write one without slashes that begins with no dot"
+            )
         return value
 
     @field_validator("space", mode="before")

@@ -14,12 +14,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import distributed
 
 from irstd import config as configuration
@@ -33,6 +33,7 @@ from irstd.training.preparation import Job, check_batch, prepare
 from irstd.training.progress import describe
 from irstd.training.record import check_whole, finished, noted
 from irstd.training.store import Store
+from irstd.turns import turn
 
 EVERY = 10.0
 """Seconds between lines on how far the steps are."""
@@ -62,7 +63,8 @@ def run(
         with ExitStack() as stack:
             if rank == 0:
                 out.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(FileLock(out / f".{job.name}.lock"))
+                waits = partial(say, f"run {job.name}: another process trains it; waiting for its end")
+                stack.enter_context(turn(out / f".{job.name}.lock", waits))
             if _told(finished(folder) is not None):
                 history = read_json(folder / "checkpoint" / "state.json")["history"]
                 check_whole(job.name, job.config, history, [folder])

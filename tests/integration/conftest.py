@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-import time
-import warnings
 from pathlib import Path
 
 import pytest
@@ -62,63 +58,6 @@ def irstd(
     if check is not None:
         assert done.returncode == check, f"irstd {' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
-
-
-def forked(
-    folder: Path, *arguments: str, check: int | None = 0, timeout: float = 300
-) -> subprocess.CompletedProcess[str]:
-    """As `irstd`, in a copy of this process, where Python and the libraries are loaded already: for what starts no Ray."""
-    import mlflow.tracking  # noqa: F401
-    import torch  # noqa: F401
-
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        child = os.fork()
-        if child == 0:
-            status = 70
-            try:
-                status = _become(folder, out.fileno(), err.fileno(), list(arguments))
-            finally:
-                os._exit(status)
-        # Nothing here waits for long; a child that hangs ends with the test.
-        status = _wait(child, timeout)
-        out.seek(0)
-        err.seek(0)
-        done = subprocess.CompletedProcess(list(arguments), status, out.read(), err.read())
-    if check is not None:
-        assert done.returncode == check, f"irstd {' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
-def _become(folder: Path, out: int, err: int, arguments: list[str]) -> int:
-    """The command line in this process, as if it had just been started in `folder`; its status."""
-    from irstd.cli import run
-
-    os.chdir(folder)
-    for name in [n for n in os.environ if n.startswith(("IRSTD_", "PREFECT_", "MLFLOW_", "RAY_"))]:
-        del os.environ[name]
-    os.dup2(out, 1)
-    os.dup2(err, 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-    warnings.resetwarnings()
-    warnings.simplefilter("ignore")
-    status = run(arguments)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return status
-
-
-def _wait(child: int, timeout: float) -> int:
-    """The child's status; past `timeout` seconds it is killed."""
-    end = time.monotonic() + timeout
-    while True:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > end:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            raise TimeoutError(f"not over after {timeout:g} s")
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="session")

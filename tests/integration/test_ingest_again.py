@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import forked, new_workspace
+from tests.integration.conftest import new_workspace
+from tests.integration.forks import forked
 
 # Ends the process between the change to data/ and `dvc add`, as a kill does: nothing is cleaned up.
 KILLED = """if True:

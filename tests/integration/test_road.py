@@ -12,7 +12,8 @@ import cv2
 import pytest
 import yaml
 
-from tests.integration.conftest import forked, irstd, new_workspace
+from tests.integration.conftest import irstd, new_workspace
+from tests.integration.forks import forked
 
 # Within MLflow's own store, at its import.
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader:DeprecationWarning")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.integration.conftest import forked, irstd
+from tests.integration.conftest import irstd
+from tests.integration.forks import forked
 from tests.integration.test_road import last
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,8 +10,6 @@ import torch
 from ranks import child, followed
 from safetensors.torch import load_file
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def ran(sample_shards, tmp_path_factory):

@@ -102,7 +102,7 @@ def folder(sample_shards, tmp_path_factory) -> Path:
         except Stop:
             pass
         except IrstdError as error:
-            sweep.end(trial.number, "failed", f"{error} <b>&")
+            sweep.end(trial.number, "failed", f"{error} <b>&</script>")
     chosen = confirmation.candidates(sweep.ranked(), 2)
     rows = [
         {"name": c.name, "trial": c.trial, "overrides": c.overrides, "runs": ["a", "b"], "values": [v, v + 0.02 * i]}

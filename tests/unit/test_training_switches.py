@@ -9,6 +9,7 @@ import pytest
 import torch
 from runs import Keeper
 from safetensors.torch import load_file
+from toys import toy
 
 from irstd import config as configuration
 from irstd.errors import InputError
@@ -141,10 +142,9 @@ def test_switches_that_are_not_used_leave_a_run_what_it_was():
     assert names <= changed.keys()
 
 
-@pytest.mark.slow
 def test_an_epoch_that_stops_early_and_goes_on_from_within(sample_shards, tmp_path):
     """A share of the steps; the next epoch has an order of its own; a run that was killed ends with the same bits."""
-    config = configuration.load(overrides=TINY | {"train.epoch_share": 0.5, "train.val_steps": 2})
+    config = toy(train__epochs=2, train__epoch_share=0.5, train__val_steps=2)
     whole = loop.Run(config, sample_shards, "cpu", lambda line: None)
     steps = len(whole.loader) // 2
     assert whole.steps_per_epoch == steps and whole.total == 2 * steps and steps > 3
