@@ -34,8 +34,10 @@ class Sampler:
         self._thread.join(2.0)
 
     def _run(self) -> None:
-        monitors = _monitors()
+        monitors: list[Any] = []
         while not self._done.wait(self._interval):
+            # Not before: MLflow's import takes seconds, which the first step of a training would wait for.
+            monitors = monitors or _monitors()
             values: dict[str, float] = {}
             for monitor in monitors:
                 monitor.collect_metrics()
