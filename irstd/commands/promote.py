@@ -43,7 +43,8 @@ def run(
         used = promotion.record(workspace, challenger, champion, verdict)
     if used:
         say(f"{verdict.split} used {used} time{'s' if used > 1 else ''} for decisions on {challenger.name}")
-    say(f"{verdict.outcome}: {verdict.reason}")
+    already = champion is not None and champion.version == challenger.version
+    say(verdict.reason if already else f"{verdict.outcome}: {verdict.reason}")
     told = verdict.difference or {}
     result(
         model=f"models:/{challenger.name}/{challenger.version}",

@@ -192,13 +192,15 @@ def record(workspace: Workspace, challenger: Any, champion: Any | None, verdict:
 
     Of two promotions at once one wins: `WorkError` where the champion is another one than was compared with.
     """
+    if champion is not None and champion.version == challenger.version:
+        return 0  # nothing was compared, and why it became champion stays written
     name, key = challenger.name, history.new_key()
     note = _note(challenger, champion, verdict)
     # Looking at the frames is what uses them up, whatever becomes of the alias.
     history.write(workspace, name, key, note)
     used = history.uses(history.records(workspace, name), verdict.gates or {})
     known = champion.version if champion else None
-    if verdict.promoted and known != challenger.version:
+    if verdict.promoted:
         try:
             with history.alone(workspace, name):
                 _still(workspace, name, known)

@@ -143,6 +143,8 @@ def test_a_better_one_is_promoted_once_and_taken_back(workspace, pair, capsys):
         assert f"promoted: {found['reason']}" in version.description
     assert promote.run(workspace, "models:/m@champion") == 0
     assert result(capsys)["reason"] == "version 2 is the champion already"
+    # Why it became champion stays written.
+    assert client.get_model_version("m", "2").tags["irstd.promotion"] == found["reason"]
     # Back, from wherever: the history is MLflow's.
     other = Workspace(
         workspace.root, workspace.root / "elsewhere", {**SETTINGS, "mlflow": {"uri": workspace.mlflow_uri}}
