@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ray import tune
+from ray import cloudpickle, tune
 from ray.exceptions import RayActorError
 from ray.train._internal.session import get_session
 from ray.tune.integration.ray_train import TuneReportCallback
@@ -202,7 +202,7 @@ class _Stopped(FIFOScheduler):
         return self.STOP if stop else self.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        failure = trial.get_pickled_error() or trial.get_error()
+        failure = _failure(trial)
         why = reason(failure) if failure else "its process died"
         self.sweep.end(self.seats[trial.trial_id], "failed", why)
 
@@ -211,6 +211,14 @@ class _Stopped(FIFOScheduler):
 
     def __reduce__(self) -> Any:
         return FIFOScheduler, ()
+
+
+def _failure(trial: Any) -> BaseException | None:
+    """What ended a trial. Ray's own question looks into its storage, where the driver's file comes only later."""
+    path = trial.pickled_error_file
+    if path and Path(path).is_file():
+        return cloudpickle.loads(Path(path).read_bytes())
+    return trial.get_pickled_error() or trial.get_error()
 
 
 def row(metrics: dict[str, Any]) -> Row:
