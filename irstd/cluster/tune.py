@@ -66,7 +66,8 @@ def run(
 
     A trial that fails is in the sweep with its reason; the search goes on.
     """
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    # It would show the traceback of each trial that fails; the table has the reason.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     # Journal, MLflow and sweep.json hold the reports; Ray's own tables of them would only take time.
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     # A trial that was stopped still sends what MLflow lacks. Ray waits for that where the next one is to begin in its process,
@@ -217,7 +218,8 @@ def _failure(trial: Any) -> BaseException | None:
     """What ended a trial. Ray's own question looks into its storage, where the driver's file comes only later."""
     path = trial.pickled_error_file
     if path and Path(path).is_file():
-        return cloudpickle.loads(Path(path).read_bytes())
+        found = cloudpickle.loads(Path(path).read_bytes())
+        return getattr(found, "cause", None) or found  # the trial's own error, where it was one
     return trial.get_pickled_error() or trial.get_error()
 
 

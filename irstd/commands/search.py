@@ -249,7 +249,9 @@ class Search(Planned):
     def _row(self, trial: Trial, best: bool) -> dict[str, Any]:
         last = trial.rows[-1] if trial.rows else {}
         fa = last.get("best_val_fa", last.get("val_fa"))
-        row = {"trial": trial.number, **trial.overrides, self.metric: trial.value}
+        # Values that were tried differ beyond the three digits that results have.
+        tried = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in trial.overrides.items()}
+        row = {"trial": trial.number, **tried, self.metric: trial.value}
         if self.default.config.model.task == "segmentation":
             row |= {"Pd": last.get("best_val_pd", last.get("val_pd")), "Fa e-6": None if fa is None else fa * 1e6}
         stopped = f"{trial.state} at epoch {last.get('epoch', 0):g}" if trial.state in ("pruned", "stopped") else ""

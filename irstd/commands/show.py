@@ -38,7 +38,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1e-3 and value else f"{value:.3f}"
+        return f"{value:.3g}" if value and not 1e-3 <= abs(value) < 1e6 else f"{value:.3f}"
     return str(value)
 
 
