@@ -300,3 +300,12 @@ def test_a_run_outlives_its_server(workspace, server, sample_shards, tmp_path, c
     tracking.settle(here, tracker.run_id, state["history"], {"step": state["step"]})
     found = logged(here, tracker.run_id)
     assert found == [(row["step"], int(row["time"] * 1000), row["loss"]) for row in state["history"]]
+
+
+def test_the_load_is_not_looked_at_before_the_first_interval(monkeypatch):
+    """What looks is MLflow's, whose import the first step of a training would wait for."""
+    looked: list[str] = []
+    monkeypatch.setattr(machine, "_monitors", lambda: looked.append("imported") or [])
+    sampler = machine.Sampler(looked.append, interval=600)
+    sampler.close()
+    assert not looked
