@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,3 +26,8 @@ def turn(path: Path, waits: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def of_run(runs: Path, name: str, say: Callable[[str], object]) -> AbstractContextManager[None]:
+    """The turn of the run `name` among those in the folder `runs`, whoever trains it."""
+    return turn(runs / f".{name}.lock", partial(say, f"run {name}: another process trains it; waiting for its end"))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from irstd import config as configuration
+from irstd import turns
 from irstd.commands import going_on, on_cluster, run_log, seeds
 from irstd.commands.show import result, say
 from irstd.errors import InputError
@@ -15,7 +15,6 @@ from irstd.files import read_json, sha256_file, staged_folder, write_json
 from irstd.training import checkpoint, expectations
 from irstd.training.preparation import Job, prepare
 from irstd.training.record import finished, noted
-from irstd.turns import turn
 from irstd.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -93,8 +92,7 @@ def execute(
 ) -> dict[str, Any]:
     """Train, or resume, or take the finished run's record (`run.json`). A second call of the same run waits for the first."""
     workspace.runs.mkdir(parents=True, exist_ok=True)
-    waits = partial(say, f"run {job.name}: another process trains it; waiting for its end")
-    with turn(workspace.runs / f".{job.name}.lock", waits):
+    with turns.of_run(workspace.runs, job.name, say):
         return _execute(workspace, job, workers, drills)
 
 

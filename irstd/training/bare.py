@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import torch
 from torch import distributed
 
 from irstd import config as configuration
+from irstd import turns
 from irstd.errors import InputError
 from irstd.files import read_json, sha256_file, staged_folder, write_json
 from irstd.foreign import Source
@@ -33,7 +33,6 @@ from irstd.training.preparation import Job, check_batch, prepare
 from irstd.training.progress import describe
 from irstd.training.record import check_whole, finished, noted
 from irstd.training.store import Store
-from irstd.turns import turn
 
 EVERY = 10.0
 """Seconds between lines on how far the steps are."""
@@ -63,8 +62,7 @@ def run(
         with ExitStack() as stack:
             if rank == 0:
                 out.mkdir(parents=True, exist_ok=True)
-                waits = partial(say, f"run {job.name}: another process trains it; waiting for its end")
-                stack.enter_context(turn(out / f".{job.name}.lock", waits))
+                stack.enter_context(turns.of_run(out, job.name, say))
             if _told(finished(folder) is not None):
                 history = read_json(folder / "checkpoint" / "state.json")["history"]
                 check_whole(job.name, job.config, history, [folder])
