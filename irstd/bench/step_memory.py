@@ -50,9 +50,11 @@ def step(width: int, batch: int, side: int, checkpointing: bool) -> dict[str, fl
     from irstd import config as configuration
     from irstd.bench.ggl_net import training_batch
     from irstd.models import build_model
+    from irstd.training.heap import keep_freed_memory
     from irstd.training.optimizer import build_optimizer
 
     torch.set_num_threads(1)
+    keep_freed_memory()
     options = {"model.width": width, "train.activation_checkpointing": bool(checkpointing)}
     config = configuration.load(overrides=options)
     model = build_model(config).to(memory_format=torch.channels_last).train()

@@ -21,6 +21,8 @@ LEAST_CHANNELS = 128
 """Of both sides of a convolution. The products that are saved grow with the square of the channels, the evaluation and
 interpolation around them with the channels alone. GGL-Net with it is 1.04 (256x256) and 1.06 (512x512) times as fast as folded
 only; from 64 channels on it was slower than from 128 in each run (benchmarks/RESULTS.md)."""
+TILES = 64
+"""Of an image that are worked on together at the least: fewer read the weights too often, more leave the processor's cache."""
 TILE, KERNEL = 4, 3
 SIDE = TILE + KERNEL - 1
 POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)
@@ -79,6 +81,16 @@ class WinogradConv2d(nn.Module):
         x_BHWC = F.pad(x_BCHW.permute(0, 2, 3, 1), borders)
         tiles_BYXCij = x_BHWC.unfold(1, SIDE, TILE).unfold(2, SIDE, TILE)
         down, across = tiles_BYXCij.shape[1:3]
+        y_BYiXjC = x_BHWC.new_empty(batch, down, TILE, across, TILE, self.weight.shape[2])
+        rows = -(-TILES // (batch * across))
+        for tiles, y in zip(tiles_BYXCij.split(rows, 1), y_BYiXjC.split(rows, 1), strict=True):
+            y.copy_(self._tiles(tiles))
+        y_BHWC = y_BYiXjC.view(batch, down * TILE, across * TILE, -1)
+        return y_BHWC[:, :height, :width].permute(0, 3, 1, 2)
+
+    def _tiles(self, tiles_BYXCij: torch.Tensor) -> torch.Tensor:
+        """The outputs of some rows of tiles, [B, Y, 4, X, 4, O]."""
+        batch, down, across, channels = tiles_BYXCij.shape[:4]
         tiles_PM = tiles_BYXCij.permute(4, 5, 0, 1, 2, 3).reshape(SIDE * SIDE, -1)
         values_PNC = (self.data @ tiles_PM).view(SIDE * SIDE, -1, channels)
         products_PNC = torch.bmm(values_PNC, self.weight)
@@ -86,5 +98,4 @@ class WinogradConv2d(nn.Module):
             # A constant is its own value at every point but infinity; at (1, 1) all outputs take it with weight 1.
             products_PNC[SIDE + 1] += self.bias
         y_ijBYXC = (self.output @ products_PNC.flatten(1)).view(TILE, TILE, batch, down, across, -1)
-        y_BHWC = y_ijBYXC.permute(2, 3, 0, 4, 1, 5).reshape(batch, down * TILE, across * TILE, -1)
-        return y_BHWC[:, :height, :width].permute(0, 3, 1, 2)
+        return y_ijBYXC.permute(2, 3, 0, 4, 1, 5)

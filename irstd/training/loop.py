@@ -31,6 +31,7 @@ from irstd.training import checkpoint as checkpoints
 from irstd.training import faults, progress, randomness
 from irstd.training.evaluation import REPORTED, gathered, reported
 from irstd.training.group import Group
+from irstd.training.heap import keep_freed_memory
 from irstd.training.identity import Identity, identity
 from irstd.training.kept import Beside
 from irstd.training.loaders import loader_for, val_chooses
@@ -121,6 +122,8 @@ class Run:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.manual_seed(train.seed)
         self.device = torch.device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         model = build_model(config)
         if train.init:
             started = start_from(model, train.init)

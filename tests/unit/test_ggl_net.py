@@ -11,7 +11,7 @@ from torch import nn
 
 from irstd.data.gradient import GradientSpec, gradient_magnitude_torch
 from irstd.models.ggl_net import GGLNet
-from irstd.models.ggl_net.blocks import DownBlock, Float32Conv2d, ResidualBlock, SqueezeExcitation
+from irstd.models.ggl_net.blocks import DownBlock, Float32Conv2d, ResidualBlock, SqueezeExcitation, mean
 from irstd.models.ggl_net.fusion import ChannelGuide, Fusion, LocalGate, SpatialGuide, TwoWayGuidance
 from irstd.models.ggl_net.gradient_supplement import GradientSupplement
 
@@ -473,3 +473,14 @@ def test_bad_input_is_one_clear_line(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dim", [(2, 3), (1,)], ids=str)
+@pytest.mark.parametrize("keepdim", [True, False])
+def test_means_are_those_of_pytorch_also_where_a_sum_is_out_of_range(dim, keepdim):
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        x_BCHW = torch.full((2, 3, 300, 300), 4.0, dtype=dtype)
+        x_BCHW[1] += torch.rand(3, 300, 300).to(dtype)
+        found = mean(x_BCHW, dim, keepdim)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, x_BCHW.mean(dim, keepdim), rtol=1e-2 if dtype.itemsize == 2 else 1e-5, atol=0)

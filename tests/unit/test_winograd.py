@@ -26,7 +26,7 @@ def test_the_transforms_of_one_axis_are_exact():
     np.testing.assert_allclose(output @ ((weights @ w) * (data @ d)), expected, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("shape", [(2, 16, 12), (1, 17, 30), (1, 1, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 16, 12), (1, 17, 30), (1, 1, 3), (1, 39, 46), (2, 33, 90)], ids=str)
 @pytest.mark.parametrize("bias", [True, False])
 @torch.no_grad()
 def test_values_are_those_of_the_convolution(shape, bias):

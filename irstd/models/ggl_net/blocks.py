@@ -5,9 +5,23 @@ Every convolution has a bias, also where a batch normalisation follows, and keep
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from irstd.models.convolution import Conv2d
+
+
+def mean(x_BCHW: torch.Tensor, dim: tuple[int, ...], keepdim: bool = False) -> torch.Tensor:
+    """`x.mean(dim, keepdim)`, whose gradient is a view.
+
+    That of `Tensor.mean` is one number written many times over, in the usual memory layout whatever that of x.
+    """
+    exact = torch.promote_types(x_BCHW.dtype, torch.float32)  # a sum of half precision can exceed its range
+    total = x_BCHW.sum(dim, keepdim, dtype=exact)
+    return (total / math.prod(x_BCHW.shape[d] for d in dim)).to(x_BCHW.dtype)
 
 
 class Float32Conv2d(nn.Conv2d):
@@ -30,11 +44,14 @@ class Float32Conv2d(nn.Conv2d):
         weight = self.weight
         if input.shape[1] == 1 < self.in_channels:
             weight = weight.sum(1, keepdim=True)
+            if self.weight.stride(1) == 1:
+                # Channels last, which nothing shows in a weight of one channel but its strides.
+                weight = weight.to(memory_format=torch.channels_last)
         return self._conv_forward(input.to(weight.dtype), weight, self.bias)
 
 
 def conv_bn(
-    in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, conv: type[nn.Conv2d] = nn.Conv2d
+    in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, conv: type[nn.Conv2d] = Conv2d
 ) -> nn.Sequential:
     """Convolution and batch normalisation."""
     return nn.Sequential(
@@ -44,7 +61,7 @@ def conv_bn(
 
 
 def conv_bn_relu(
-    in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, conv: type[nn.Conv2d] = nn.Conv2d
+    in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, conv: type[nn.Conv2d] = Conv2d
 ) -> nn.Sequential:
     """Convolution, batch normalisation and ReLU."""
     return conv_bn(in_channels, out_channels, kernel_size, stride, conv).append(nn.ReLU(inplace=True))
@@ -62,7 +79,7 @@ class SqueezeExcitation(nn.Module):
         """Whether x may be overwritten: not while its values are wanted for gradients."""
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        weight_BC = torch.sigmoid(self.excite(F.relu(self.squeeze(x_BCHW.mean(dim=(2, 3))))))
+        weight_BC = torch.sigmoid(self.excite(F.relu(self.squeeze(mean(x_BCHW, (2, 3))))))
         weight_BC11 = weight_BC[:, :, None, None]
         return x_BCHW.mul_(weight_BC11) if self.inplace else x_BCHW * weight_BC11
 
@@ -103,6 +120,6 @@ def local_contrast(channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, channels, 1),
         nn.ReLU(inplace=True),
-        nn.Conv2d(channels, channels, 3, padding=1),
+        Conv2d(channels, channels, 3, padding=1),
         nn.ReLU(inplace=True),
     )

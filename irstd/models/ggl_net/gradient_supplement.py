@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from irstd.models.convolution import Conv2d
 from irstd.models.ggl_net.blocks import Float32Conv2d, SqueezeExcitation, conv_bn, conv_bn_relu
 
 
@@ -45,4 +46,11 @@ class GradientSupplement(nn.Module):
         features_BCHW = self.gradient_block(gradient_BCHW)
         if self.merge is None:
             return main_BCHW + features_BCHW
-        return self.merge(torch.cat((main_BCHW, features_BCHW), dim=1)).add_(main_BCHW).relu_()
+        (conv, *others), *rest = self.merge
+        if isinstance(conv, Conv2d):
+            x_BCHW = conv.of_pair(main_BCHW, features_BCHW)
+        else:  # Winograd's, for inference
+            x_BCHW = conv(torch.cat((main_BCHW, features_BCHW), dim=1))
+        for module in (*others, *rest):
+            x_BCHW = module(x_BCHW)
+        return x_BCHW.add_(main_BCHW).relu_()
