@@ -93,18 +93,19 @@ def weight_gradient(x_BCHW: torch.Tensor, grad_BOHW: torch.Tensor) -> torch.Tens
     """
     height, width = x_BCHW.shape[2:]
     x_BNC, grad_BNO = (value.permute(0, 2, 3, 1).flatten(1, 2) for value in (x_BCHW, grad_BOHW))
-    inputs, outputs = x_BNC.shape[2], grad_BNO.shape[2]
-    together = max(1, SUMS // (len(SHIFTS) * inputs * outputs))
-    sum_33CO = x_BNC.new_zeros(3, 3, inputs, outputs)
-    for x, grad in zip(x_BNC.split(together), grad_BNO.split(together), strict=True):
-        sum_33CO += _by_frame(x, grad, height, width).sum(2)
-    return sum_33CO.permute(3, 2, 0, 1)
+    batch, inputs, outputs = len(x_BNC), x_BNC.shape[2], grad_BNO.shape[2]
+    together = min(batch, max(1, SUMS // (len(SHIFTS) * inputs * outputs)))
+    sums_33FCO = x_BNC.new_zeros(3, 3, together, inputs, outputs)
+    for x_FNC, grad_FNO in zip(x_BNC.split(together), grad_BNO.split(together), strict=True):
+        _add_products(sums_33FCO[:, :, : len(x_FNC)], x_FNC, grad_FNO, height, width)
+    return sums_33FCO.sum(2).permute(3, 2, 0, 1)
 
 
-def _by_frame(x_BNC: torch.Tensor, grad_BNO: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The nine products of each frame, [3, 3, B, C, O]."""
-    batch, pixels, inputs, outputs = *x_BNC.shape, grad_BNO.shape[2]
-    sums_33BCO = x_BNC.new_zeros(3, 3, batch, inputs, outputs)
+def _add_products(
+    sums_33FCO: torch.Tensor, x_FNC: torch.Tensor, grad_FNO: torch.Tensor, height: int, width: int
+) -> None:
+    """Add the nine products of each of F frames."""
+    frames, pixels, channels = *x_FNC.shape[:2], x_FNC.shape[2] + grad_FNO.shape[2]
 
     def add(down: int, across: int, begin: int, end: int, step: int = 1, factor: int = 1) -> None:
         """`factor` times the product over every `step`-th pixel from `begin` on whose neighbour is in memory."""
@@ -112,10 +113,10 @@ def _by_frame(x_BNC: torch.Tensor, grad_BNO: torch.Tensor, height: int, width: i
         begin -= min(0, begin + shift) // step * step
         end = min(end, pixels - max(0, shift))
         if begin < end:
-            x_BnC = x_BNC[:, begin + shift : end + shift : step]
-            sums_33BCO[down + 1, across + 1].baddbmm_(x_BnC.mT, grad_BNO[:, begin:end:step], alpha=factor)
+            x_FnC = x_FNC[:, begin + shift : end + shift : step]
+            sums_33FCO[down + 1, across + 1].baddbmm_(x_FnC.mT, grad_FNO[:, begin:end:step], alpha=factor)
 
-    rows = max(1, IN_CACHE // (batch * width * (inputs + outputs)))
+    rows = max(1, IN_CACHE // (frames * width * channels))
     for top in range(0, height, rows):
         for down, across in SHIFTS:
             add(down, across, top * width, (top + rows) * width)
@@ -123,4 +124,3 @@ def _by_frame(x_BNC: torch.Tensor, grad_BNO: torch.Tensor, height: int, width: i
     for down, across in SHIFTS:
         if across:
             add(down, across, 0 if across < 0 else width - 1, pixels, width, -1)
-    return sums_33BCO
