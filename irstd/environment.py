@@ -40,13 +40,16 @@ QUIET = {
     "GIT_TERMINAL_PROMPT": "0",
 }
 
+HEAP = {"MALLOC_ARENA_MAX": "1"}
+"""One heap for all threads: Ray trains in a thread, whose own heap could not keep large blocks (irstd/training/heap.py)."""
+
 
 def variables(home: Path, mlflow_uri: str, prefect_api: str = "", threads: int | None = None) -> dict[str, str]:
     """Variables for a process of the workspace whose IRSTD_HOME is `home`.
 
     `prefect_api` is the address of the running stack's server, or empty: Prefect then starts a temporary one.
     """
-    found = dict(QUIET)
+    found = QUIET | HEAP
     found["IRSTD_CACHE"] = str(home / "cache")
     found["PREFECT_HOME"] = str(home / "prefect")
     found["PREFECT_API_URL"] = prefect_api
@@ -58,9 +61,9 @@ def variables(home: Path, mlflow_uri: str, prefect_api: str = "", threads: int |
 
 
 def apply(values: dict[str, str]) -> None:
-    """Set `values` in this process; variables of `QUIET` that the user has set are kept."""
+    """Set `values` in this process; those of `QUIET` and `HEAP` that the user has set are kept."""
     for name, value in values.items():
-        if name in QUIET:
+        if name in QUIET | HEAP:
             os.environ.setdefault(name, value)
         else:
             os.environ[name] = value

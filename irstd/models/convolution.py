@@ -31,7 +31,7 @@ SHIFTS = [(down, across) for down in (-1, 0, 1) for across in (-1, 0, 1)]
 class Conv2d(nn.Conv2d):
     """`nn.Conv2d`, with the gradient of its weights as said above where that is quicker; the same up to rounding.
 
-    There it can be differentiated once only.
+    There it can be differentiated once only, and not by `torch.func`.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -51,7 +51,9 @@ class Conv2d(nn.Conv2d):
         return _Convolution.apply(first_BCHW, first, self.bias).add_(_Convolution.apply(second_BCHW, second, None))
 
     def _suits(self, x_BCHW: torch.Tensor) -> bool:
-        if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and self.weight.requires_grad):
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or not x_BCHW.numel():
+            return False
+        if not (torch.is_grad_enabled() and self.weight.requires_grad):
             return False
         if x_BCHW.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return False
@@ -105,7 +107,7 @@ def _add_products(
     sums_33FCO: torch.Tensor, x_FNC: torch.Tensor, grad_FNO: torch.Tensor, height: int, width: int
 ) -> None:
     """Add the nine products of each of F frames."""
-    frames, pixels, channels = *x_FNC.shape[:2], x_FNC.shape[2] + grad_FNO.shape[2]
+    frames, pixels, values = *x_FNC.shape[:2], x_FNC.shape[2] + grad_FNO.shape[2]
 
     def add(down: int, across: int, begin: int, end: int, step: int = 1, factor: int = 1) -> None:
         """`factor` times the product over every `step`-th pixel from `begin` on whose neighbour is in memory."""
@@ -116,7 +118,7 @@ def _add_products(
             x_FnC = x_FNC[:, begin + shift : end + shift : step]
             sums_33FCO[down + 1, across + 1].baddbmm_(x_FnC.mT, grad_FNO[:, begin:end:step], alpha=factor)
 
-    rows = max(1, IN_CACHE // (frames * width * channels))
+    rows = max(1, IN_CACHE // (frames * width * values))
     for top in range(0, height, rows):
         for down, across in SHIFTS:
             add(down, across, top * width, (top + rows) * width)

@@ -22,7 +22,7 @@ LEAST_CHANNELS = 128
 interpolation around them with the channels alone. GGL-Net with it is 1.04 (256x256) and 1.06 (512x512) times as fast as folded
 only; from 64 channels on it was slower than from 128 in each run (benchmarks/RESULTS.md)."""
 TILES = 64
-"""Of an image that are worked on together at the least: fewer read the weights too often, more leave the processor's cache."""
+"""That are worked on together at the least: fewer read the weights too often, more leave the processor's cache."""
 TILE, KERNEL = 4, 3
 SIDE = TILE + KERNEL - 1
 POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)
@@ -81,11 +81,9 @@ class WinogradConv2d(nn.Module):
         x_BHWC = F.pad(x_BCHW.permute(0, 2, 3, 1), borders)
         tiles_BYXCij = x_BHWC.unfold(1, SIDE, TILE).unfold(2, SIDE, TILE)
         down, across = tiles_BYXCij.shape[1:3]
-        y_BYiXjC = x_BHWC.new_empty(batch, down, TILE, across, TILE, self.weight.shape[2])
-        rows = -(-TILES // (batch * across))
-        for tiles, y in zip(tiles_BYXCij.split(rows, 1), y_BYiXjC.split(rows, 1), strict=True):
-            y.copy_(self._tiles(tiles))
-        y_BHWC = y_BYiXjC.view(batch, down * TILE, across * TILE, -1)
+        strips = tiles_BYXCij.split(-(-TILES // (batch * across)), 1)
+        y_BYiXjC = torch.cat([self._tiles(strip) for strip in strips], 1)
+        y_BHWC = y_BYiXjC.reshape(batch, down * TILE, across * TILE, -1)
         return y_BHWC[:, :height, :width].permute(0, 3, 1, 2)
 
     def _tiles(self, tiles_BYXCij: torch.Tensor) -> torch.Tensor:

@@ -81,6 +81,7 @@ def test_a_gradient_in_the_usual_layout_and_an_input_without_one():
         ({"in_channels": 15}, (1, 15, 16, 16)),
         ({"out_channels": 15}, (1, 16, 16, 16)),
         ({}, (1, 16, 7, 16)),
+        ({}, (0, 16, 16, 16)),
     ],
     ids=str,
 )
@@ -103,6 +104,8 @@ def test_layouts_precisions_and_uses_in_which_it_stays_what_it_is():
         assert not of_products(conv(x_BCHW))
     with torch.no_grad():
         assert conv(x_BCHW).grad_fn is None
+    compiled = torch.compile(conv, backend="eager", fullgraph=True)(x_BCHW)
+    assert not of_products(compiled)
 
 
 def test_a_pair_is_convolved_as_if_it_were_joined():

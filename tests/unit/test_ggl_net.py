@@ -484,3 +484,15 @@ def test_means_are_those_of_pytorch_also_where_a_sum_is_out_of_range(dim, keepdi
         found = mean(x_BCHW, dim, keepdim)
         assert found.dtype == dtype
         torch.testing.assert_close(found, x_BCHW.mean(dim, keepdim), rtol=1e-2 if dtype.itemsize == 2 else 1e-5, atol=0)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_it_compiles_as_one_graph(folded):
+    """Where a graph breaks, blocks are compiled one by one, and after the eighth no more."""
+    model = GGLNet(3, 16).to(memory_format=torch.channels_last)
+    model = model.folded() if folded else model.train()
+    torch.compiler.reset()
+    with torch.set_grad_enabled(not folded):
+        logit_B1HW = torch.compile(model, backend="eager", fullgraph=True)(torch.rand(2, 1, 32, 32))
+    assert logit_B1HW.shape == (2, 1, 32, 32)
+    torch.compiler.reset()

@@ -5,8 +5,6 @@ Every convolution has a bias, also where a batch normalisation follows, and keep
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -21,7 +19,7 @@ def mean(x_BCHW: torch.Tensor, dim: tuple[int, ...], keepdim: bool = False) -> t
     """
     exact = torch.promote_types(x_BCHW.dtype, torch.float32)  # a sum of half precision can exceed its range
     total = x_BCHW.sum(dim, keepdim, dtype=exact)
-    return (total / math.prod(x_BCHW.shape[d] for d in dim)).to(x_BCHW.dtype)
+    return (total / (x_BCHW.numel() // total.numel())).to(x_BCHW.dtype)
 
 
 class Float32Conv2d(nn.Conv2d):
