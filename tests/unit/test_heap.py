@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from irstd.environment import HEAP
+from irstd.training.heap import CHOSEN, keep_freed_memory
 
 SCRIPT = """
 import resource, sys, threading
@@ -54,3 +55,9 @@ def test_a_step_fetches_no_page_that_it_has_had(thread):
     if usual < 1000:
         pytest.skip(f"this system fetches memory in large pages: {usual} in four steps")
     assert faults("kept", *where) < usual / 4
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_what_the_user_has_chosen_stays(monkeypatch, name):
+    monkeypatch.setenv(name, "")
+    assert not keep_freed_memory()
