@@ -200,11 +200,13 @@ def _check_ray(workspace: Workspace) -> None:
         "import ray; ray.init(workspace.ray_address, log_to_driver=False)\n"
         "print('sum', ray.get(ray.remote(lambda: 1 + 2).remote()))\n"
         # Ray's own default is 15: whatever else runs on the machine would come first.
-        "import os; print('priority', ray.get(ray.remote(lambda: os.nice(0)).remote()) - os.nice(0))"
+        "import os; print('priority', ray.get(ray.remote(lambda: os.nice(0)).remote()) - os.nice(0))\n"
+        # Ray trains in a thread, whose own heap could not keep what a step frees.
+        "print('heaps', ray.get(ray.remote(lambda: os.environ['MALLOC_ARENA_MAX']).remote()))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=workspace.root, capture_output=True, text=True, timeout=60)
     assert "sum 3" in done.stdout, done.stderr
-    assert "priority 0" in done.stdout
+    assert "priority 0" in done.stdout and "heaps 1" in done.stdout
 
 
 def _check_half_up(workspace: Workspace, record: stack.control.Record) -> None:
