@@ -19,8 +19,9 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 LEAST_CHANNELS = 16
-"""Of both sides. Products of narrower matrices are slower than oneDNN."""
+"""Of both sides. Products of narrower matrices are slower than oneDNN (benchmarks/RESULTS.md)."""
 LEAST_SIDE = 8
+"""Of the image, px, for the same reason."""
 IN_CACHE = 1 << 19
 """Values of image and gradient that the nine products read one after the other."""
 SUMS = 1 << 20

@@ -31,9 +31,7 @@ class ChannelGuide(nn.Module):
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         # amax rather than adaptive max pooling: the same value, and its backward is deterministic on a GPU.
-        # Rows before columns: of both at once, few channels in channels last take twenty times as long. Where several
-        # places have the largest value, columns share its gradient, and within each its rows.
-        largest = x_BCHW.amax(dim=2, keepdim=True).amax(dim=3, keepdim=True)
+        largest = x_BCHW.amax(dim=(2, 3), keepdim=True)
         return torch.sigmoid(self.mlp(largest) + self.mlp(mean(x_BCHW, (2, 3), keepdim=True)))
 
 
